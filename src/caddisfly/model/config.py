@@ -1,0 +1,353 @@
+"""`config`, the heart of a Machine (reference machines-api, part 2).
+
+It is kept as the JSON that the client sent, not as a class with a field for each known member. Clients compare what
+they get back with what they sent and replace a Machine when the two differ, so members that this version does not know
+must come back too, and nothing may be filled in that was not asked for. `Config.parse` therefore checks and
+normalises the JSON in place of decoding it, and properties read the few members that this version acts on.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from caddisfly.model.duration import Duration
+from caddisfly.model.errors import InvalidArgument
+from caddisfly.model.guest import Guest
+from caddisfly.model.service import Service
+
+STOP_SIGNALS = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGTERM", "SIGSTOP")
+STOP_TIMEOUT_DEFAULT = Duration.of_seconds(5)
+STOP_TIMEOUT_MAX = Duration.of_seconds(300)
+_POLICIES = ("no", "always", "on-failure", "spot-price")
+_SCHEDULES = ("hourly", "daily", "weekly", "monthly")
+_HANDLERS = ("http", "tls", "pg_tls", "proxy_proto", "edge_http", "tcp")
+_ENV_NAME = re.compile(r"[^=\x00]+")
+_DURATIONS = ("interval", "timeout", "grace_period")
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPolicy:
+    """What happens when the main process ends by itself (reference 4.4)."""
+
+    policy: str = "on-failure"
+    max_retries: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class StopConfig:
+    signal: str = "SIGINT"
+    timeout: Duration = STOP_TIMEOUT_DEFAULT
+
+
+@dataclass(frozen=True, slots=True)
+class GuestFile:
+    """A file written before the process starts, on every boot. `mode` is the chmod bits."""
+
+    guest_path: str
+    content: bytes
+    mode: int = 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A checked `config`. `wire` is what clients see; treat it as frozen."""
+
+    wire: Mapping[str, Any]
+
+    @classmethod
+    def parse(cls, raw: object) -> Config:
+        """Check and normalise. Raises `InvalidArgument` that names the member and what is allowed."""
+        if not isinstance(raw, Mapping):
+            raise InvalidArgument("missing config", next='send {"config": {"image": "..."}}')
+        wire: dict[str, Any] = _without_nulls(raw)
+        for name, check in _CHECKS.items():
+            if name in wire:
+                wire[name] = check(wire[name], f"config.{name}")
+        if not wire.get("image") and not wire.get("containers"):
+            raise InvalidArgument("missing config.image", next="name an OCI image, such as nginx")
+        size = wire.pop("size", None)
+        if "guest" not in wire or not wire["guest"]:
+            wire["guest"] = (Guest.of_preset(size) if size else Guest()).to_wire()
+        elif size:
+            raise InvalidArgument("config.guest and config.size exclude each other", next="keep config.guest")
+        wire = {name: value for name, value in wire.items() if not _empty(value)}
+        wire["init"] = wire.get("init", {})
+        wire["dns"] = wire.get("dns", {})
+        return cls(wire)
+
+    @property
+    def image(self) -> str:
+        return str(self.wire.get("image", ""))
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        return self.wire.get("env") or {}
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self.wire.get("metadata") or {}
+
+    @property
+    def guest(self) -> Guest:
+        return Guest.from_wire(self.wire["guest"])
+
+    @property
+    def services(self) -> tuple[Service, ...]:
+        return tuple(Service.from_wire(service) for service in self.wire.get("services") or ())
+
+    @property
+    def restart(self) -> RestartPolicy:
+        wire = self.wire.get("restart") or {}
+        return RestartPolicy(wire.get("policy") or "on-failure", wire.get("max_retries") or 10)
+
+    @property
+    def stop_config(self) -> StopConfig:
+        wire = self.wire.get("stop_config") or {}
+        timeout = Duration.parse(wire["timeout"]) if wire.get("timeout") else Duration(0)
+        return StopConfig(wire.get("signal") or "SIGINT", timeout or STOP_TIMEOUT_DEFAULT)
+
+    @property
+    def auto_destroy(self) -> bool:
+        return bool(self.wire.get("auto_destroy"))
+
+    @property
+    def files(self) -> tuple[GuestFile, ...]:
+        return tuple(
+            GuestFile(entry["guest_path"], base64.b64decode(entry["raw_value"]), entry.get("mode") or 0o644)
+            for entry in self.wire.get("files") or ()
+            if "raw_value" in entry
+        )
+
+    @property
+    def hostname(self) -> str:
+        return str((self.wire.get("dns") or {}).get("hostname") or "")
+
+    def argv(self, *, entrypoint: tuple[str, ...], cmd: tuple[str, ...]) -> tuple[str, ...]:
+        """The command line, from `init` over the image's own (reference 2.2).
+
+        An entrypoint of our own drops the image's cmd, as `docker run --entrypoint` does: the image's arguments were
+        written for the image's program.
+        """
+        init = self.wire.get("init") or {}
+        if init.get("exec"):
+            return tuple(init["exec"])
+        if init.get("entrypoint"):
+            return (*init["entrypoint"], *(init.get("cmd") or ()))
+        return (*entrypoint, *(init.get("cmd") or cmd))
+
+
+def _without_nulls(value: Any) -> Any:
+    """JSON null means absent (FLAME and generated SDKs send it for everything that is unset)."""
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return [_without_nulls(inner) for inner in value if inner is not None]
+    return value
+
+
+def _empty(value: object) -> bool:
+    return value is None or value is False or value == 0 or value == "" or value == [] or value == {}
+
+
+def _object(value: object, field: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidArgument(f"invalid {field}, must be an object, got {type(value).__name__}")
+    return value
+
+
+def _text(value: object, field: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidArgument(f"invalid {field}, must be a string, got {value!r}")
+    if "\x00" in value:
+        raise InvalidArgument(f"invalid {field}, must not hold a NUL character")
+    return value
+
+
+def _texts(value: object, field: str) -> list[str]:
+    if not isinstance(value, list):
+        raise InvalidArgument(f"invalid {field}, must be a list of strings")
+    return [_text(item, f"{field}[{index}]") for index, item in enumerate(value)]
+
+
+def _string_map(value: object, field: str) -> dict[str, str]:
+    wire = _object(value, field)
+    for name, inner in wire.items():
+        if not _ENV_NAME.fullmatch(name):
+            raise InvalidArgument(f"invalid {field}, {name!r} is not a usable name")
+        _text(inner, f"{field}.{name}")
+    return wire
+
+
+def _flag(value: object, field: str) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidArgument(f"invalid {field}, must be true or false, got {value!r}")
+    return value
+
+
+def _whole(value: object, field: str, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise InvalidArgument(f"invalid {field}, must be a whole number, got {value!r}")
+    if not low <= value <= high:
+        raise InvalidArgument(f"invalid {field}, must be from {low} to {high}, got {value}")
+    return int(value)
+
+
+def _one_of(value: object, field: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise InvalidArgument(f"invalid {field}, {value!r} is not one of {', '.join(allowed)}")
+    return str(value)
+
+
+def _guest(value: object, field: str) -> dict[str, Any]:
+    wire = _object(value, field)
+    guest = Guest.from_wire(wire)
+    return {name: inner for name, inner in {**wire, **guest.to_wire()}.items() if not _empty(inner)}
+
+
+def _init(value: object, field: str) -> dict[str, Any]:
+    wire = _object(value, field)
+    for name in ("exec", "entrypoint", "cmd", "kernel_args"):
+        if name in wire:
+            wire[name] = _texts(wire[name], f"{field}.{name}")
+    return {name: inner for name, inner in wire.items() if not _empty(inner)}
+
+
+def _restart(value: object, field: str) -> dict[str, Any]:
+    wire = _object(value, field)
+    if wire.get("policy"):
+        _one_of(wire["policy"], f"{field}.policy", _POLICIES)
+    if "max_retries" in wire:
+        wire["max_retries"] = _whole(wire["max_retries"], f"{field}.max_retries", 0, 1_000_000)
+    return {name: inner for name, inner in wire.items() if not _empty(inner)}
+
+
+def stop_timeout(value: object, field: str) -> Duration:
+    """A stop timeout: a duration of at most 300 s; zero means the default (reference M7)."""
+    timeout = Duration.parse(value, field=field)
+    if not 0 <= timeout <= STOP_TIMEOUT_MAX:
+        raise InvalidArgument(f"invalid {field}, must be from 0s to {STOP_TIMEOUT_MAX}, got {timeout}")
+    return timeout
+
+
+def _stop_config(value: object, field: str) -> dict[str, Any]:
+    wire = _object(value, field)
+    if wire.get("signal"):
+        _one_of(wire["signal"], f"{field}.signal", STOP_SIGNALS)
+    if "timeout" in wire:
+        wire["timeout"] = str(stop_timeout(wire["timeout"], f"{field}.timeout"))
+    return wire
+
+
+def _check(value: object, field: str) -> dict[str, Any]:
+    wire = _object(value, field)
+    for name in _DURATIONS:
+        if name in wire:
+            wire[name] = str(Duration.parse(wire[name], field=f"{field}.{name}"))
+    if "port" in wire:
+        wire["port"] = _whole(wire["port"], f"{field}.port", 1, 65535)
+    if "type" in wire:
+        _one_of(wire["type"], f"{field}.type", ("tcp", "http"))
+    return wire
+
+
+def _named_checks(value: object, field: str) -> dict[str, Any]:
+    return {name: _check(inner, f"{field}.{name}") for name, inner in _object(value, field).items()}
+
+
+def _service(value: object, field: str) -> dict[str, Any]:
+    wire = _object(value, field)
+    _one_of(wire.get("protocol", "tcp"), f"{field}.protocol", ("tcp", "udp"))
+    if "internal_port" in wire:
+        wire["internal_port"] = _whole(wire["internal_port"], f"{field}.internal_port", 1, 65535)
+    if "autostop" in wire:
+        # In: "off", "stop", "suspend" or a boolean. Out: false, true or "suspend" (reference 2.5).
+        allowed = {"off": False, "stop": True, "suspend": "suspend", True: True, False: False}
+        if wire["autostop"] not in allowed:
+            raise InvalidArgument(f'invalid {field}.autostop, {wire["autostop"]!r} is not "off", "stop" or "suspend"')
+        wire["autostop"] = allowed[wire["autostop"]]
+    if "autostart" in wire:
+        _flag(wire["autostart"], f"{field}.autostart")
+    for index, port in enumerate(_list(wire.get("ports", []), f"{field}.ports")):
+        _port(port, f"{field}.ports[{index}]")
+    if "checks" in wire:
+        wire["checks"] = [
+            _check(check, f"{field}.checks[{index}]") for index, check in enumerate(_list(wire["checks"], field))
+        ]
+    wire.setdefault("force_instance_key", None)
+    return wire
+
+
+def _port(value: object, field: str) -> None:
+    wire = _object(value, field)
+    for name in ("port", "start_port", "end_port"):
+        if name in wire:
+            wire[name] = _whole(wire[name], f"{field}.{name}", 0 if name == "start_port" else 1, 65535)
+    for handler in _texts(wire.get("handlers", []), f"{field}.handlers"):
+        _one_of(handler, f"{field}.handlers", _HANDLERS)
+    if wire.get("force_https") and "http" not in wire.get("handlers", []):
+        raise InvalidArgument(f"invalid {field}.force_https, the port has no http handler")
+
+
+def _list(value: object, field: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise InvalidArgument(f"invalid {field}, must be a list")
+    return value
+
+
+def _services(value: object, field: str) -> list[Any]:
+    return [_service(item, f"{field}[{index}]") for index, item in enumerate(_list(value, field))]
+
+
+def _mounts(value: object, field: str) -> list[Any]:
+    mounts = _list(value, field)
+    if len(mounts) > 1:
+        raise InvalidArgument(f"invalid {field}, a Machine has at most one mount, got {len(mounts)}")
+    for mount in mounts:
+        path = _text(_object(mount, field).get("path", ""), f"{field}[0].path")
+        if not path.startswith("/") or path.strip("/") == "":
+            raise InvalidArgument(f"invalid {field}[0].path, must be absolute and not /, got {path!r}")
+    return mounts
+
+
+def _files(value: object, field: str) -> list[Any]:
+    for index, item in enumerate(_list(value, field)):
+        entry = _object(item, f"{field}[{index}]")
+        path = _text(entry.get("guest_path", ""), f"{field}[{index}].guest_path")
+        if not path.startswith("/") or ".." in path.split("/") or path.endswith("/"):
+            raise InvalidArgument(f"invalid {field}[{index}].guest_path, must be an absolute file path, got {path!r}")
+        if sum(name in entry for name in ("raw_value", "secret_name", "image_config")) != 1:
+            raise InvalidArgument(
+                f"invalid {field}[{index}], give exactly one of raw_value, secret_name and image_config"
+            )
+        if "raw_value" in entry:
+            try:
+                base64.b64decode(_text(entry["raw_value"], f"{field}[{index}].raw_value"), validate=True)
+            except binascii.Error as error:
+                raise InvalidArgument(f"invalid {field}[{index}].raw_value, not base64", why=str(error)) from error
+        if "mode" in entry:
+            entry["mode"] = _whole(entry["mode"], f"{field}[{index}].mode", 0, 0o7777)
+    return list(value)  # type: ignore[call-overload, no-any-return]
+
+
+_CHECKS: dict[str, Callable[[Any, str], Any]] = {
+    "image": _text,
+    "env": _string_map,
+    "metadata": _string_map,
+    "guest": _guest,
+    "init": _init,
+    "restart": _restart,
+    "stop_config": _stop_config,
+    "services": _services,
+    "checks": _named_checks,
+    "mounts": _mounts,
+    "files": _files,
+    "auto_destroy": _flag,
+    "schedule": lambda value, field: _one_of(value, field, _SCHEDULES),
+    "dns": _object,
+    "size": _text,
+}
