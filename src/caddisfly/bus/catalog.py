@@ -1,0 +1,159 @@
+"""The catalog: the replica, on the bus, of what exists and in which state.
+
+It is one JetStream bucket, so that one number, the revision, orders everything in it. Writers are always the owners:
+control writes apps, a host writes itself and its Machines. `Publication` is level-triggered: an owner says what should
+stand there, and it is put again whenever it does not (first connection, reconnection, a bucket that was deleted or
+lost its tail). An outbox table would remember each *change* instead; it costs a write for each and still cannot mend a
+bucket that lost what had been acknowledged (docs/decisions/0004).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nats.errors import Error as NatsError
+from nats.js.api import KeyValueConfig, StorageType
+from nats.js.errors import BadRequestError, NotFoundError
+from nats.js.kv import KeyValue
+from pydantic import BaseModel, ConfigDict
+
+from caddisfly.bus.connection import Bus
+from caddisfly.model.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+BUCKET = "catalog"
+STREAM = f"KV_{BUCKET}"
+APP, HOST, MACHINE = "app", "host", "machine"
+
+
+class AppEntry(BaseModel):
+    """`app.<name>`: what an edge must know to route to an app."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    name: str
+    org_id: str
+    org_slug: str
+    network: str
+    network_id: int
+
+
+class HostEntry(BaseModel):
+    """`host.<id>`: a host's own facts. Memory is MiB. Whether it is up is told by its beats, not by this."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    name: str
+    region: str
+    drivers: tuple[str, ...]
+    cpus: int
+    memory_mb: int
+    version: str
+
+
+async def bucket(bus: Bus) -> KeyValue:
+    """Open the catalog, making it when it is not there. Raises `Unavailable`."""
+    jetstream = bus.jetstream
+    try:
+        try:
+            return await jetstream.key_value(BUCKET)
+        except NotFoundError:
+            config = KeyValueConfig(bucket=BUCKET, history=1, storage=StorageType.FILE, max_value_size=1024 * 1024)
+            try:
+                return await jetstream.create_key_value(config)
+            except BadRequestError:  # somebody else made it in this moment
+                return await jetstream.key_value(BUCKET)
+    except (NatsError, OSError, TimeoutError) as error:
+        raise Unavailable("the catalog does not answer", why=str(error), next="caddis status") from error
+
+
+class Publication:
+    """What one owner wants to stand in the catalog under its own keys."""
+
+    def __init__(self, bus: Bus, *, owns: Callable[[str, Mapping[str, Any]], bool], every_s: float = 15.0) -> None:
+        """`owns(key, value)` says whether a key found in the catalog is ours to remove when we do not want it."""
+        self._bus, self._owns, self._every_s = bus, owns, every_s
+        self._wanted: dict[str, bytes] = {}
+        self._kv: KeyValue | None = None
+        self._lock = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+        self._ready = False
+
+    def start(self) -> None:
+        """Begin to keep the catalog true. Call once everything that should stand there has been `want`ed."""
+        self._ready = True
+        self._bus.on_connect(self.reconcile)
+        self._task = asyncio.create_task(self._keep(), name="catalog-publication")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def want(self, key: str, value: Mapping[str, Any]) -> None:
+        """Say what should stand at `key`, without putting it now."""
+        self._wanted[key] = json.dumps(value, separators=(",", ":")).encode()
+
+    async def put(self, key: str, value: Mapping[str, Any]) -> int:
+        """Publish now. Returns the revision, or 0 when the bus is away (it is put when it returns)."""
+        self.want(key, value)
+        return await self._push(key)
+
+    async def remove(self, key: str) -> int:
+        self._wanted.pop(key, None)
+        return await self._push(key)
+
+    async def _push(self, key: str) -> int:
+        try:
+            kv = self._kv = self._kv or await bucket(self._bus)
+            value = self._wanted.get(key)
+            if value is None:
+                await kv.delete(key)
+                return 0
+            return await kv.put(key, value)
+        except (Unavailable, NatsError, OSError, TimeoutError) as error:
+            self._kv = None
+            log.warning("catalog.put_failed", extra={"key": key, "reason": str(error)})
+            return 0
+
+    async def reconcile(self) -> None:
+        """Make the catalog say what is wanted, touching only what differs. Raises `Unavailable`."""
+        async with self._lock:
+            kv = self._kv = await bucket(self._bus)
+            try:
+                found = await _read_all(kv)
+                for key, value in list(self._wanted.items()):
+                    if found.get(key) != value:
+                        await kv.put(key, value)
+                for key, value in found.items():
+                    if key not in self._wanted and self._owns(key, json.loads(value)):
+                        await kv.delete(key)
+            except (NatsError, OSError, TimeoutError) as error:
+                self._kv = None
+                raise Unavailable("the catalog does not answer", why=str(error)) from error
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(self._every_s)
+            try:
+                await self.reconcile()
+            except Unavailable as error:
+                log.warning("catalog.reconcile_failed", extra={"reason": str(error)})
+
+
+async def _read_all(kv: KeyValue) -> dict[str, bytes]:
+    watcher = await kv.watchall()
+    found: dict[str, bytes] = {}
+    try:
+        while (entry := await watcher.updates(timeout=10)) is not None:  # type: ignore[no-untyped-call]
+            if entry.operation is None and entry.value is not None:
+                found[entry.key] = entry.value
+    finally:
+        await watcher.stop()  # type: ignore[no-untyped-call]
+    return found

@@ -1,0 +1,200 @@
+"""What control and edge may ask of a host: every method, with what goes in and what comes out.
+
+Replies that change a Machine carry the catalog revision of the change, so that control can answer once its own replica
+has caught up ("read your writes", docs/architecture.md). Revision 0 means that the bus was away: the change is durable
+in the host's journal and will be published when it returns.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from caddisfly.bus.rpc import Method
+
+
+class Message(BaseModel):
+    """Unknown members are ignored, so that a fleet can be upgraded host by host."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Nothing(Message):
+    pass
+
+
+class AppRecord(Message):
+    id: str
+    name: str
+    org_id: str
+    org_slug: str
+    network_id: int
+
+
+class BidRequest(Message):
+    """Who could take this Machine? `memory_mb` is MiB, `cores` physical cores."""
+
+    app_id: str
+    regions: tuple[str, ...]
+    memory_mb: int
+    cores: float
+    gpu_kind: str = ""
+    image: str = ""
+
+
+class Bid(Message):
+    """An offer. The highest `score` wins; `refusal` says why a host cannot, in words for people."""
+
+    host_id: str
+    region: str
+    score: float = 0.0
+    refusal: str = ""
+
+
+class MachineReply(Message):
+    """`record` is `Machine.to_record()`."""
+
+    record: dict[str, Any]
+    revision: int = 0
+
+
+class CreateMachine(Message):
+    """`machine_id` is chosen by control: sending the same create twice makes one Machine."""
+
+    machine_id: str
+    app: AppRecord
+    name: str
+    config: dict[str, Any]
+    region: str
+    skip_launch: bool = False
+    skip_service_registration: bool = False
+
+
+class MachineCall(Message):
+    machine_id: str
+    source: str = "user"
+
+
+class UpdateMachine(MachineCall):
+    config: dict[str, Any]
+    current_version: str = ""
+    skip_launch: bool = False
+    skip_service_registration: bool = False
+
+
+class StopMachine(MachineCall):
+    """`timeout_s` 0 means the Machine's own stop_config."""
+
+    signal: str = ""
+    timeout_s: float = 0.0
+    force: bool = False
+
+
+class SignalMachine(MachineCall):
+    signal: str
+
+
+class DestroyMachine(MachineCall):
+    force: bool = False
+
+
+class StartReply(MachineReply):
+    previous_state: str
+
+
+class ExecMachine(MachineCall):
+    """`timeout_s` bounds the command; it is killed when it is over."""
+
+    command: tuple[str, ...]
+    stdin: str = ""
+    timeout_s: float = 30.0
+
+
+class ExecReply(Message):
+    exit_code: int
+    exit_signal: int | None = None
+    stdout: str
+    stderr: str
+
+
+class ReadLogs(MachineCall):
+    """Lines younger than `since_ns` (nanoseconds since the epoch), oldest first, at most the newest `limit`."""
+
+    since_ns: int = 0
+    limit: int = 100
+
+
+class LogLines(Message):
+    lines: tuple[dict[str, Any], ...]
+
+
+class ImportImage(Message):
+    """`path` is a file or directory on the host: an OCI layout or a docker-archive."""
+
+    path: str
+    name: str
+
+
+class ImageReply(Message):
+    name: str
+    digest: str
+
+
+class ImageList(Message):
+    images: tuple[dict[str, Any], ...]
+
+
+class RemoveImage(Message):
+    name: str
+
+
+class HostStatus(Message):
+    """What the agent says of itself, for `caddis status`."""
+
+    host_id: str
+    region: str
+    machines: dict[str, int]
+    drivers: tuple[str, ...]
+    facts: dict[str, Any]
+
+
+class Parked(Message):
+    machines: int
+
+
+CREATE_MACHINE = Method("machine.create", CreateMachine, MachineReply, 60)
+UPDATE_MACHINE = Method("machine.update", UpdateMachine, MachineReply, 60)
+START_MACHINE = Method("machine.start", MachineCall, StartReply, 10)
+STOP_MACHINE = Method("machine.stop", StopMachine, MachineReply, 10)
+RESTART_MACHINE = Method("machine.restart", StopMachine, MachineReply, 10)
+SIGNAL_MACHINE = Method("machine.signal", SignalMachine, Nothing, 10)
+DESTROY_MACHINE = Method("machine.destroy", DestroyMachine, MachineReply, 10)
+EXEC_MACHINE = Method("machine.exec", ExecMachine, ExecReply, 75)
+READ_LOGS = Method("machine.logs", ReadLogs, LogLines, 10)
+WAKE_MACHINE = Method("machine.wake", MachineCall, MachineReply, 30)
+"""Starts a Machine if it needs starting and answers once it is `started`. Many callers share one start."""
+
+IMPORT_IMAGE = Method("image.import", ImportImage, ImageReply, 600)
+LIST_IMAGES = Method("image.list", Nothing, ImageList, 10)
+REMOVE_IMAGE = Method("image.remove", RemoveImage, Nothing, 30)
+HOST_STATUS = Method("host.status", Nothing, HostStatus, 5)
+PARK_HOST = Method("host.park", Nothing, Parked, 330)
+"""Stops every running Machine, remembering it: the next start of the agent starts it again."""
+
+BIDS = "bids"
+"""Subject of the market: every host answers a `BidRequest` with a `Bid`."""
+
+
+def host_prefix(host_id: str) -> str:
+    return f"host.{host_id}"
+
+
+def beat_subject(host_id: str) -> str:
+    """Heartbeats of a host: an empty message every few seconds."""
+    return f"beat.{host_id}"
+
+
+def log_subject(*, app: str, region: str, machine_id: str) -> str:
+    """Live log lines of a Machine (reference edge-network, 8.3)."""
+    return f"logs.{app}.{region}.{machine_id}"
