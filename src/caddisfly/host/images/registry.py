@@ -1,0 +1,411 @@
+"""Pulls from registries, over a network and from servers that both may fail in every way.
+
+What can pass is tried again, a bounded number of times and with random waits: connection errors, 429, 5xx, silence, a
+trickle, an early end. A download goes on where it stopped. What cannot pass is said at once, with the registry's own
+code but not its page: the other side may be any server inside the operator's network, and what it answers is not for
+tenants.
+
+Redirects are followed by hand: at most five, never from https to http, and with the `Authorization` header only while
+the origin stays the same; blob stores behind registries take signed URLs, and would log what they are sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import re
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import httpx
+
+from caddisfly.host.images.auth import (
+    MAX_TOKEN_BYTES,
+    AuthError,
+    Challenge,
+    Grant,
+    basic,
+    grant_from,
+    token_request,
+)
+from caddisfly.host.images.blobs import BlobStore, Draft, digest_of
+from caddisfly.host.images.image import Descriptor
+from caddisfly.host.images.manifest import ACCEPT, MAX_MANIFEST_BYTES
+from caddisfly.host.images.reference import DOCKER_HUB, Reference, is_digest
+from caddisfly.host.images.settings import Credentials, ImageSettings
+from caddisfly.model.errors import Exhausted, InvalidArgument, Problem, Unavailable
+
+_T = TypeVar("_T")
+_MAX_REDIRECTS = 5
+_MAX_WAIT_S, _MAX_RETRY_AFTER_S = 10.0, 30.0
+_MAX_ERROR_BYTES = 64 << 10
+_PROGRESS = 1 << 20
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?")
+
+
+class _Transient(Exception):
+    """Try again; after the last attempt it becomes an `Unavailable`."""
+
+    def __init__(self, why: str, *, retry_after_s: float | None = None, limited: bool = False) -> None:
+        super().__init__(why)
+        self.retry_after_s = retry_after_s
+        self.limited = limited
+
+
+@dataclass(frozen=True, slots=True)
+class _Endpoint:
+    """One repository on one registry, and where to really ask for it."""
+
+    registry: str
+    repository: str
+    base: str
+    credentials: Credentials | None
+
+    @property
+    def plain_http(self) -> bool:
+        return self.base.startswith("http://")
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.registry, self.repository, self.credentials.username if self.credentials else ""
+
+
+@dataclass(slots=True)
+class _Pace:
+    """Notices a download that is not silent but hopeless."""
+
+    window_s: float
+    min_rate: int
+    since: float = field(default_factory=time.monotonic)
+    received: int = 0
+
+    def add(self, size: int) -> None:
+        self.received += size
+        now = time.monotonic()
+        if now - self.since >= self.window_s:
+            if self.received < self.min_rate * (now - self.since):
+                raise _Transient(f"it sends less than {self.min_rate} bytes per second")
+            self.since, self.received = now, 0
+
+
+class RegistryClient:
+    """One per store; connections and tokens are shared by all pulls."""
+
+    def __init__(self, settings: ImageSettings, *, blobs: BlobStore) -> None:
+        self._settings = settings
+        self._blobs = blobs
+        self._slots = asyncio.Semaphore(settings.download_concurrency)
+        self._grants: dict[tuple[str, str, str], Grant] = {}
+        self._http: httpx.AsyncClient | None = None
+
+    async def close(self) -> None:
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
+
+    async def digest(self, reference: Reference, credentials: Credentials | None) -> str:
+        """What the registry says the name points to, or nothing. Cheap, and not counted by rate limits on pulls."""
+        endpoint = self._endpoint(reference, credentials)
+
+        async def ask() -> str:
+            path = f"/v2/{endpoint.repository}/manifests/{reference.target}"
+            async with self._ask(endpoint, path, method="HEAD", headers={"Accept": ACCEPT}) as response:
+                found = response.headers.get("Docker-Content-Digest", "") if response.status_code == 200 else ""
+                return found if is_digest(found) else ""
+
+        return await self._retrying(endpoint, ask)
+
+    async def manifest(
+        self, reference: Reference, credentials: Credentials | None, *, digest: str = ""
+    ) -> tuple[bytes, str]:
+        """The manifest of a name, or of the digest: content and media type. A digest is verified."""
+        endpoint = self._endpoint(reference, credentials)
+        target = digest or reference.target
+
+        async def ask() -> tuple[bytes, str]:
+            path = f"/v2/{endpoint.repository}/manifests/{target}"
+            async with self._ask(endpoint, path, headers={"Accept": ACCEPT}) as response:
+                if response.status_code != 200:
+                    raise await self._refusal(response, endpoint, str(reference), manifest=True)
+                data = await _body(response, MAX_MANIFEST_BYTES)
+                kind = response.headers.get("Content-Type", "")
+            expected = target if is_digest(target) else response.headers.get("Docker-Content-Digest", "")
+            if expected and digest_of(data) != expected:
+                raise InvalidArgument(
+                    f"the manifest of {reference} is not what its digest says",
+                    why=f"{endpoint.registry} sent {digest_of(data)} as {expected}"[:300],
+                    next="the registry, or something on the way from it, serves wrong content; it was thrown away",
+                    status="digest_mismatch",
+                )
+            return data, kind
+
+        return await self._retrying(endpoint, ask)
+
+    async def download(self, reference: Reference, blob: Descriptor, credentials: Credentials | None) -> None:
+        """Bring one blob into the store. It is there and right afterwards, or nothing is."""
+        if self._blobs.has(blob.digest):
+            return
+        endpoint = self._endpoint(reference, credentials)
+        async with self._slots:
+            draft = self._blobs.draft()
+            try:
+                async with asyncio.timeout(self._settings.download_timeout_s):
+                    await self._fill(endpoint, blob, draft)
+                what = f"blob {blob.digest} of {reference}"
+                await asyncio.to_thread(self._blobs.commit, draft, expected=blob.digest, what=what)
+            except TimeoutError:
+                why = f"it took longer than {self._settings.download_timeout_s:g} seconds"
+                raise _unavailable(endpoint, why) from None
+            finally:
+                draft.discard()  # has no effect on a committed one: it has another name by now
+
+    async def _fill(self, endpoint: _Endpoint, blob: Descriptor, draft: Draft) -> None:
+        while True:
+            before = draft.size
+
+            async def attempt() -> None:
+                await self._read_blob(endpoint, blob, draft)
+
+            def advanced(start: int = before) -> bool:
+                return draft.size - start >= _PROGRESS
+
+            # As long as each round brings a good piece it may go on: large layers on bad lines. The deadline ends it.
+            try:
+                return await self._retrying(endpoint, attempt, give_up=advanced)
+            except Unavailable:
+                if not advanced():
+                    raise
+
+    async def _read_blob(self, endpoint: _Endpoint, blob: Descriptor, draft: Draft) -> None:
+        headers = {"Accept-Encoding": "identity"}
+        if draft.size:
+            headers["Range"] = f"bytes={draft.size}-"
+        async with self._ask(endpoint, f"/v2/{endpoint.repository}/blobs/{blob.digest}", headers=headers) as response:
+            resumed = response.headers.get("Content-Range", "").startswith(f"bytes {draft.size}-")
+            if response.status_code == 416 or (response.status_code == 206 and not resumed):
+                draft.restart()
+                raise _Transient("it does not continue a download where asked to")
+            if response.status_code not in (200, 206):
+                raise await self._refusal(response, endpoint, blob.digest, manifest=False)
+            if response.status_code == 200:
+                draft.restart()
+            pace = _Pace(self._settings.stall_timeout_s, self._settings.min_rate_bytes_s)
+            waiting = bytearray()
+            async for piece in response.aiter_raw():
+                waiting += piece
+                pace.add(len(piece))
+                if draft.size + len(waiting) > blob.size:
+                    raise InvalidArgument(
+                        f"blob {blob.digest} is longer than its manifest says",
+                        why=f"{endpoint.registry} sends more than {blob.size} bytes",
+                        next="push the image again",
+                        status="wrong_size",
+                    )
+                if len(waiting) >= _PROGRESS:
+                    await asyncio.to_thread(draft.write, bytes(waiting))
+                    waiting.clear()
+            await asyncio.to_thread(draft.write, bytes(waiting))
+        if draft.size < blob.size:
+            raise _Transient(f"it ends after {draft.size} of {blob.size} bytes")
+
+    @asynccontextmanager
+    async def _ask(
+        self, endpoint: _Endpoint, path: str, *, headers: dict[str, str], method: str = "GET"
+    ) -> AsyncIterator[httpx.Response]:
+        """One request with authorisation and redirects; the open response. Transient failures are raised as such."""
+        http = await self._client()
+        try:
+            response = await self._send(http, endpoint, method, endpoint.base + path, headers)
+            if response.status_code == 401 and (challenge := response.headers.get("WWW-Authenticate")):
+                await response.aclose()
+                await self._authorise(http, endpoint, Challenge.parse(challenge))
+                response = await self._send(http, endpoint, method, endpoint.base + path, headers)
+            try:
+                _raise_if_transient(response)
+                yield response
+            finally:
+                await response.aclose()
+        except httpx.TransportError as error:
+            raise _Transient(_cause(error)) from error
+        except AuthError as error:
+            raise _unauthorised(endpoint, str(error)) from None
+
+    async def _send(
+        self, http: httpx.AsyncClient, endpoint: _Endpoint, method: str, url: str, headers: dict[str, str]
+    ) -> httpx.Response:
+        home = httpx.URL(url)
+        here = home
+        grant = self._grants.get(endpoint.key)
+        for _ in range(_MAX_REDIRECTS + 1):
+            allowed = _origin(here) == _origin(home) and grant is not None and grant.fresh
+            extra = {"Authorization": grant.header} if allowed and grant else {}
+            response = await http.send(http.build_request(method, here, headers=headers | extra), stream=True)
+            if response.status_code not in _REDIRECTS or "Location" not in response.headers:
+                return response
+            await response.aclose()
+            try:
+                there = here.join(response.headers["Location"])
+            except httpx.InvalidURL:
+                raise _unavailable(endpoint, "it redirects to an address that cannot be read") from None
+            if there.scheme != "https" and not (there.scheme == "http" and here.scheme == "http"):
+                raise _unavailable(endpoint, f"it redirects to {there.scheme}, away from https")
+            here = there
+        raise _unavailable(endpoint, f"it redirects more than {_MAX_REDIRECTS} times")
+
+    async def _authorise(self, http: httpx.AsyncClient, endpoint: _Endpoint, challenge: Challenge) -> None:
+        if challenge.scheme == "basic" and endpoint.credentials:
+            self._grants[endpoint.key] = Grant(basic(endpoint.credentials), float("inf"))
+        elif challenge.scheme == "bearer":
+            request = token_request(
+                challenge,
+                repository=endpoint.repository,
+                credentials=endpoint.credentials,
+                plain_http=endpoint.plain_http,
+            )
+            response = await http.send(request, stream=True)
+            try:
+                _raise_if_transient(response)
+                if response.status_code != 200:
+                    raise AuthError(f"its token server answers {response.status_code}")
+                self._grants[endpoint.key] = grant_from(await _body(response, MAX_TOKEN_BYTES))
+            finally:
+                await response.aclose()
+        else:
+            raise AuthError("it wants credentials, and there are none for it")
+
+    async def _retrying(
+        self, endpoint: _Endpoint, work: Callable[[], Awaitable[_T]], *, give_up: Callable[[], bool] = lambda: False
+    ) -> _T:
+        attempts = self._settings.retry_attempts
+        for attempt in range(1, attempts + 1):
+            try:
+                return await work()
+            except _Transient as error:
+                if attempt == attempts or give_up():
+                    raise _unavailable(endpoint, str(error), limited=error.limited) from error
+                wait = random.uniform(0, min(_MAX_WAIT_S, self._settings.retry_base_s * 2**attempt))
+                if error.retry_after_s is not None:
+                    wait += min(error.retry_after_s, _MAX_RETRY_AFTER_S)
+            await asyncio.sleep(wait)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _refusal(self, response: httpx.Response, endpoint: _Endpoint, what: str, *, manifest: bool) -> Problem:
+        code = _error_code(await _body(response, _MAX_ERROR_BYTES, strict=False))
+        if response.status_code in (401, 403):
+            return _unauthorised(endpoint, f"it answers {response.status_code} {code}".strip())
+        if response.status_code == 404 and manifest:
+            return InvalidArgument(
+                f"image {what} is not there: MANIFEST_UNKNOWN: manifest unknown",
+                why=f"{endpoint.registry} has no such tag or digest in {endpoint.repository}"
+                + (f" ({code})" if code else ""),
+                next="check the name and the tag, or push the image first",
+                status="manifest_unknown",
+            )
+        return InvalidArgument(
+            f"{what} cannot be pulled",
+            why=f"registry {endpoint.registry} answers {response.status_code} {code}".strip(),
+            next="push the image again",
+            status="registry_refused",
+        )
+
+    def _endpoint(self, reference: Reference, credentials: Credentials | None) -> _Endpoint:
+        registry = reference.registry
+        base = self._settings.mirrors.get(registry, "").rstrip("/")
+        if not base:
+            plain = registry in self._settings.insecure_registries or _LOOPBACK.fullmatch(registry)
+            base = f"{'http' if plain else 'https'}://{registry}"
+        known = self._settings.credentials.get(registry)
+        if known is None and registry == DOCKER_HUB:
+            known = self._settings.credentials.get("docker.io")
+        return _Endpoint(registry, reference.repository, base, credentials or known)
+
+    async def _client(self) -> httpx.AsyncClient:
+        if self._http is None:
+            # The system's certificates, not a bundled list: operators add their own authorities there.
+            context = await asyncio.to_thread(ssl.create_default_context)
+            if self._http is None:
+                self._http = httpx.AsyncClient(
+                    verify=context,
+                    follow_redirects=False,
+                    timeout=httpx.Timeout(self._settings.stall_timeout_s, connect=self._settings.connect_timeout_s),
+                    limits=httpx.Limits(max_connections=64, max_keepalive_connections=8),
+                    headers={"User-Agent": "caddisfly"},
+                )
+        return self._http
+
+
+def _raise_if_transient(response: httpx.Response) -> None:
+    status = response.status_code
+    if status == 429 or status >= 500:
+        after = response.headers.get("Retry-After", "")
+        raise _Transient(
+            "too many requests" if status == 429 else f"it answers {status}",
+            retry_after_s=float(after) if after.isdigit() and len(after) < 9 else None,
+            limited=status == 429,
+        )
+
+
+async def _body(response: httpx.Response, max_bytes: int, *, strict: bool = True) -> bytes:
+    data = bytearray()
+    async for piece in response.aiter_bytes():
+        data += piece
+        if len(data) > max_bytes:
+            if not strict:
+                break
+            raise InvalidArgument(
+                "the registry's answer is too large", why=f"it has more than {max_bytes} bytes", status="too_large"
+            )
+    return bytes(data)
+
+
+def _error_code(body: bytes) -> str:
+    """The first error code of a registry's JSON answer, and nothing else of it."""
+    with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
+        code = json.loads(body)["errors"][0]["code"]
+        if isinstance(code, str) and re.fullmatch(r"[A-Z_]{1,64}", code):
+            return code
+    return ""
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
+
+
+def _cause(error: httpx.TransportError) -> str:
+    if isinstance(error, httpx.ConnectTimeout):
+        return "it cannot be reached in time"
+    if isinstance(error, httpx.TimeoutException):
+        return "it stopped sending"
+    return f"{type(error).__name__}: {error}"[:300]
+
+
+def _unavailable(endpoint: _Endpoint, why: str, *, limited: bool = False) -> Problem:
+    if limited:
+        return Exhausted(
+            f"registry {endpoint.registry} limits this host",
+            why=why,
+            next="wait, or set credentials or a mirror for this registry",
+            status="registry_limit",
+        )
+    return Unavailable(
+        f"registry {endpoint.registry} does not deliver",
+        why=why,
+        next="check the registry and the way to it; images that are on this host already still start",
+        status="registry_unavailable",
+    )
+
+
+def _unauthorised(endpoint: _Endpoint, why: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"registry {endpoint.registry} refuses access to {endpoint.repository}: UNAUTHORIZED",
+        why=why,
+        next="the image may not exist, or it is private: set credentials for this registry",
+        status="registry_unauthorised",
+    )

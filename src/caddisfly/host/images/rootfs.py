@@ -1,0 +1,230 @@
+"""One writable root per sandbox: the image's layers, read-only, under an upper layer that cannot grow past its size.
+
+The limit is a file system of its own. A sparse ext4 image is made once per size; each sandbox gets a clone of it
+(shared blocks, constant time), a loop device that frees itself, and an overlay on top. Measured against the
+alternatives: project quotas are not in every kernel, a tmpfs counts as memory, and mkfs for each start costs more
+than all of this together.
+
+The ext4 is taken out of the name space as soon as the overlay holds it. One mount per Machine is left, taking that
+one off takes everything down, and the upper layer has no path that somebody could write to behind the overlay's back.
+
+`nodev` but not `nosuid`: device nodes that a process in a sandbox might make must be inert, while `su`, `sudo` and
+`ping` belong to the images people run. That is safe because processes get into a sandbox only with no_new_privs
+unless the Machine's own configuration says otherwise, and because no other path leads to these files (the store is
+nosuid).
+
+    fs/templates/<MiB>.ext4          made once
+    fs/roots/<key>/layers.json       what is in use, for the collector; written first
+    fs/roots/<key>/upper.ext4        the clone
+    fs/roots/<key>/quota             where it is mounted for an instant
+    fs/roots/<key>/rootfs            the overlay
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from caddisfly.host.images import kernel
+from caddisfly.host.images.blobs import disk_problem
+from caddisfly.host.images.durable import remove_tree
+from caddisfly.model.errors import FailedPrecondition, InvalidArgument
+
+MIN_SIZE_MB, MAX_SIZE_MB = 16, 1 << 20
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_PLAIN = re.compile(r"[A-Za-z0-9_./-]+")
+_OPTIONS_LIMIT = 4095
+_MKFS_TIMEOUT_S = 120
+
+
+class RootFilesystems:
+    """The writable roots of one host."""
+
+    def __init__(self, directory: Path, *, reflink: bool) -> None:
+        self._roots = directory / "roots"
+        self._templates = directory / "templates"
+        self._reflink = reflink
+        # Weak: a lock lives as long as somebody holds it or waits for it.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._template_lock = asyncio.Lock()
+        for path in (self._roots, self._templates):
+            path.mkdir(parents=True, exist_ok=True)
+            path.chmod(0o711)
+
+    async def mount(self, key: str, layers: tuple[Path, ...], *, size_mb: int, keep: bool = False) -> Path:
+        """The root of sandbox `key` over `layers` (lowest first). One that is mounted already is returned as it is.
+
+        With `keep`, an upper layer that `unmount(keep=True)` left behind is used again; otherwise the root is fresh.
+        """
+        home = self._home(key)
+        if not layers or not MIN_SIZE_MB <= size_mb <= MAX_SIZE_MB:
+            raise InvalidArgument(
+                f"cannot make a root of {size_mb} MiB over {len(layers)} layers",
+                why=f"it needs at least one layer and {MIN_SIZE_MB} to {MAX_SIZE_MB} MiB",
+            )
+        async with self._lock(key):
+            target = home / "rootfs"
+            if kernel.is_mount_point(target):
+                return target
+            if self._reflink:
+                await self._ensure_template(size_mb)
+            try:
+                await asyncio.to_thread(self._mount, home, layers, size_mb, keep)
+            except OSError as error:
+                raise disk_problem(error, doing=f"make the root of {key}", disk=self._roots) from error
+            return target
+
+    async def unmount(self, key: str, *, keep: bool = False) -> None:
+        """Take a root down and, unless `keep`, forget what was written. Does nothing when there is none."""
+        home = self._home(key)
+        async with self._lock(key):
+            if home.exists():
+                await asyncio.to_thread(_dismantle, home, keep)
+
+    def mounted(self) -> set[str]:
+        """The keys of all roots that are mounted, by the kernel's own table: also what a dead agent left."""
+        found = kernel.mounts_below(self._roots)
+        return {path.relative_to(self._roots).parts[0] for path, _ in found if path != self._roots}
+
+    def known(self) -> set[str]:
+        """The keys of all roots that have anything here, mounted or not."""
+        return {path.name for path in self._roots.iterdir()}
+
+    async def sweep(self, *, keep: Iterable[str]) -> set[str]:
+        """Take down every root but these; the keys of what went. For the start of an agent."""
+        stray = self.known() - set(keep)
+        for key in sorted(stray):
+            await self.unmount(key)
+        return stray
+
+    def layers_in_use(self) -> set[str]:
+        """The directory names of all layers that some root stands on."""
+        names: set[str] = set()
+        for home in self._roots.iterdir():
+            try:
+                names.update(json.loads((home / "layers.json").read_bytes()))
+            except (OSError, ValueError):
+                continue  # not finished when the agent died: then it stands on nothing either
+        return names
+
+    def path(self, key: str) -> Path:
+        """Where the root of `key` is, or would be, mounted."""
+        return self._home(key) / "rootfs"
+
+    def _lock(self, key: str) -> asyncio.Lock:
+        return self._locks.setdefault(key, asyncio.Lock())
+
+    def _home(self, key: str) -> Path:
+        if not _KEY.fullmatch(key):
+            raise InvalidArgument(f"`{key[:80]}` cannot name a root", why="use letters, digits, `_`, `.` and `-`")
+        return self._roots / key
+
+    async def _ensure_template(self, size_mb: int) -> None:
+        template = self._template(size_mb)
+        if not template.exists():
+            async with self._template_lock:
+                if not template.exists():
+                    await asyncio.to_thread(self._make_template, template, size_mb)
+
+    def _template(self, size_mb: int) -> Path:
+        return self._templates / f"{size_mb}.ext4"
+
+    def _make_template(self, template: Path, size_mb: int) -> None:
+        draft = template.with_suffix(".new")
+        draft.unlink(missing_ok=True)
+        try:
+            make_ext4(draft, size_mb=size_mb)
+            draft.replace(template)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise disk_problem(error, doing="make a file system template", disk=self._templates) from error
+
+    def _mount(self, home: Path, layers: tuple[Path, ...], size_mb: int, keep: bool) -> None:
+        upper = home / "upper.ext4"
+        if home.exists():
+            _dismantle(home, keep=keep)
+        quota, target = home / "quota", home / "rootfs"
+        try:
+            for path in (home, quota, target):
+                path.mkdir(mode=0o711, exist_ok=True)
+            (home / "layers.json").write_text(json.dumps([layer.name for layer in layers]))
+            if not upper.exists():
+                if self._reflink:
+                    kernel.clone_file(self._template(size_mb), upper)
+                else:
+                    make_ext4(upper, size_mb=size_mb)
+            device, descriptor = kernel.attach_loop(upper, direct_io=False)
+            try:
+                # The inode tables of a new sparse file are zero already: no thread needs to write them.
+                flags = kernel.MS_NOATIME | kernel.MS_NODEV | kernel.MS_NOSUID
+                kernel.mount(device, quota, kind="ext4", flags=flags, options="noinit_itable")
+            finally:
+                os.close(descriptor)
+            for name in ("upper", "work"):
+                (quota / name).mkdir(mode=0o755, exist_ok=True)
+            _mount_overlay(target, layers, upper=quota / "upper", work=quota / "work")
+            kernel.detach(quota)
+        except BaseException:
+            _dismantle(home, keep=keep)
+            raise
+
+
+def make_ext4(path: Path, *, size_mb: int) -> None:
+    """A new sparse ext4 image. With a journal: without one, ext4 was measured slow at creating after deleting."""
+    with path.open("xb") as file:
+        file.truncate(size_mb << 20)
+    journal = 4 if size_mb < 512 else 16
+    extended = "lazy_itable_init=1,lazy_journal_init=1,nodiscard"
+    command = ["mkfs.ext4", "-q", "-F", "-b", "4096", "-i", "8192", "-m", "0", "-J", f"size={journal}", "-E", extended]
+    try:
+        subprocess.run([*command, str(path)], capture_output=True, check=True, timeout=_MKFS_TIMEOUT_S)
+    except subprocess.CalledProcessError as error:
+        text = error.stderr.decode(errors="replace")[-300:]
+        raise OSError(errno.ENOSPC if "space" in text else errno.EIO, f"mkfs.ext4: {text}", str(path)) from error
+
+
+def _mount_overlay(target: Path, layers: tuple[Path, ...], *, upper: Path, work: Path) -> None:
+    with ExitStack() as stack:
+
+        def by_descriptor(path: Path) -> str:
+            descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, descriptor)
+            return f"/proc/self/fd/{descriptor}"
+
+        missing = [layer for layer in layers if not layer.is_dir()]
+        if missing:
+            raise FailedPrecondition(
+                "a layer of the image is not on this host", why=f"{missing[0]} is gone", next="fetch the image again"
+            )
+        # The same layer twice is legal in an image and not in an overlay. Only the topmost counts: it covers the other.
+        top_first = list(dict.fromkeys(reversed(layers)))
+        options = _overlay_options([str(path) for path in top_first], str(upper), str(work))
+        if len(options) > _OPTIONS_LIMIT or not all(_PLAIN.fullmatch(str(p)) for p in (*layers, upper, work)):
+            # A page is all that mount(2) takes. Descriptors are short, and have no commas and colons in them.
+            options = _overlay_options(
+                [by_descriptor(path) for path in top_first], by_descriptor(upper), by_descriptor(work)
+            )
+        kernel.mount("overlay", target, kind="overlay", flags=kernel.MS_NODEV, options=options)
+
+
+def _overlay_options(lowers_top_first: list[str], upper: str, work: str) -> str:
+    # redirect_dir: a directory of the image can be renamed, as on any file system. It is safe to follow because no
+    # layer can bring the attribute (extract drops it) and nobody inside can set it. The others: layers are shared.
+    fixed = "index=off,metacopy=off,redirect_dir=on"
+    return f"{fixed},lowerdir={':'.join(lowers_top_first)},upperdir={upper},workdir={work}"
+
+
+def _dismantle(home: Path, keep: bool) -> None:
+    for name in ("rootfs", "quota"):
+        while kernel.is_mount_point(home / name):
+            kernel.unmount(home / name)
+    if not keep:
+        remove_tree(home)
