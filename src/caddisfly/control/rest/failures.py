@@ -1,0 +1,89 @@
+"""Every failure in one shape: `{"error", "status"?, "why"?, "next"?}` (reference machines-api, 1.5).
+
+`error` carries Fly's text and nothing else, because clients look for it; what would help a person beyond that stands
+in `why` and `next`. `status` is a string or absent: a number there breaks fly-go.
+"""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from caddisfly.control.rest.wire import reply
+from caddisfly.model.errors import Internal, InvalidArgument, Problem
+
+log = logging.getLogger(__name__)
+
+STATUS = {
+    "invalid_argument": 400,
+    "unauthenticated": 401,
+    "permission_denied": 403,
+    "not_found": 404,
+    "deadline_exceeded": 408,
+    "already_exists": 409,
+    "aborted": 409,
+    "failed_precondition": 412,
+    "unprocessable": 422,
+    "resource_exhausted": 429,
+    "unknown": 500,
+    "unimplemented": 501,
+    "unavailable": 503,
+}
+_WITH_PREFIX = frozenset(
+    (
+        "invalid_argument",
+        "not_found",
+        "deadline_exceeded",
+        "already_exists",
+        "aborted",
+        "failed_precondition",
+        "unknown",
+    )
+)
+_RETRY_AFTER_S = {"unavailable": "2", "resource_exhausted": "1"}
+
+
+def response(problem: Problem) -> Response:
+    error = f"{problem.code}: {problem.what}" if problem.code in _WITH_PREFIX else problem.what
+    body = {"error": error, "status": problem.status, "why": problem.why, "next": problem.next}
+    answer = reply({name: value for name, value in body.items() if value}, STATUS.get(problem.code, 500))
+    if problem.code in _RETRY_AFTER_S:
+        answer.headers["retry-after"] = _RETRY_AFTER_S[problem.code]
+    if problem.code == "unauthenticated":
+        answer.headers["www-authenticate"] = "Bearer"
+    return answer
+
+
+def install(app: FastAPI) -> None:
+    @app.exception_handler(Problem)
+    async def on_problem(request: Request, problem: Exception) -> Response:
+        assert isinstance(problem, Problem)
+        if problem.code == "unknown":
+            log.error("rest.internal", extra={"path": request.url.path, "reason": str(problem)})
+        return response(problem)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"][1:])
+        return response(InvalidArgument(f"invalid {field}, {str(first['msg']).lower()}"))
+
+    @app.exception_handler(HTTPException)
+    async def on_http(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            return Response("404 page not found", 404, media_type="text/plain")
+        text = HTTPStatus(error.status_code).phrase.lower()
+        answer = reply({"error": text}, error.status_code)
+        answer.headers.update(error.headers or {})
+        return answer
+
+
+def bug() -> Response:
+    """What is answered when the code itself failed. The cause is in the log, never in the answer."""
+    return response(Internal("internal error", next="give the fly-request-id to whoever runs this platform"))

@@ -1,0 +1,82 @@
+"""What happens to every request before and after the routes: its id, its size, its path.
+
+Plain ASGI, not Starlette's base class for middleware, which would put a queue between the route and the socket.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import MutableMapping
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from caddisfly.control.rest import failures
+from caddisfly.control.rest.wire import reply
+from caddisfly.model import ids
+
+log = logging.getLogger(__name__)
+
+
+class _TooLarge(Exception):
+    pass
+
+
+class Gate:
+    """Wraps the routes. `region` is the suffix of request ids; `max_body_bytes` bounds what is read into memory."""
+
+    def __init__(self, app: ASGIApp, *, region: str, max_body_bytes: int) -> None:
+        self._app, self._region, self._max = app, region, max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = f"{ids.ulid()}-{self._region}"
+        scope.setdefault("state", {})["request_id"] = request_id
+        _without_trailing_slash(scope)
+        begun = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                message["headers"] = [*message.get("headers", ()), (b"fly-request-id", request_id.encode())]
+            await send(message)
+
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        try:
+            if length.isdigit() and int(length) > self._max:
+                raise _TooLarge
+            await self._app(scope, self._counted(receive), send_with_id)
+        except _TooLarge:
+            answer = reply({"error": "request body too large", "why": f"the limit is {self._max} bytes"}, 413)
+            answer.headers["connection"] = "close"
+            if not begun:
+                await answer(scope, receive, send_with_id)
+        except Exception:
+            log.exception("rest.bug", extra={"request_id": request_id, "path": scope["path"]})
+            if begun:
+                raise
+            await failures.bug()(scope, receive, send_with_id)
+
+    def _counted(self, receive: Receive) -> Receive:
+        taken = 0
+
+        async def counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            if message["type"] == "http.request":
+                taken += len(message.get("body", b""))
+                if taken > self._max:
+                    raise _TooLarge
+            return message
+
+        return counted
+
+
+def _without_trailing_slash(scope: MutableMapping[str, Any]) -> None:
+    """`/v1/apps/` is `/v1/apps`. A redirect would lose the body of a POST, and fly-go counts it as an error."""
+    path: str = scope["path"]
+    if len(path) > 1 and path.endswith("/"):
+        scope["path"] = path.rstrip("/") or "/"

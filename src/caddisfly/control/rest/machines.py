@@ -1,0 +1,154 @@
+"""Machines: create, read, update, destroy (reference machines-api, M1 to M5 and M14)."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response
+
+from caddisfly.bus import contract
+from caddisfly.control.control import Control
+from caddisfly.control.machines import Key
+from caddisfly.control.records.creations import fingerprint
+from caddisfly.control.rest import shapes, wire
+from caddisfly.control.rest.reach import AnyMachine, Parts, ThisApp, ThisMachine
+from caddisfly.model import states
+from caddisfly.model.config import Config
+from caddisfly.model.errors import InvalidArgument
+from caddisfly.model.machine import Machine, MachineRequest
+
+router = APIRouter(prefix="/v1/apps/{app}/machines", tags=["machines"], responses=shapes.ERRORS)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_METADATA = "metadata."
+_HEAVY = ("config", "checks", "events", "host_status", "image_ref")
+_EVENTS_DEFAULT, _EVENTS_MAX = 20, 50
+
+
+def to_wire(machine: Machine, control: Control) -> dict[str, Any]:
+    return {**machine.to_wire(), "host_status": control.machines.host_status(machine)}
+
+
+@router.get("", name="Machines_list", responses=shapes.gives(list[shapes.MachineObject]), response_model=None)
+async def list_machines(
+    request: Request,
+    app: ThisApp,
+    control: Parts,
+    include_deleted: Annotated[str, Query(description="true also lists destroyed machines.")] = "",
+    region: str = "",
+    state: Annotated[str, Query(description="States, separated by commas.")] = "",
+    summary: Annotated[str, Query(description="true leaves config, events and checks out.")] = "",
+) -> Response:
+    """`metadata.<key>=<value>`, any number of times, selects by metadata. Unknown parameters are ignored."""
+    deleted, short = wire.flag(include_deleted, "include_deleted"), wire.flag(summary, "summary")
+    wanted = frozenset(word.strip() for word in state.split(",") if word.strip())
+    metadata = [
+        (name.removeprefix(_METADATA), value)
+        for name, value in request.query_params.multi_items()
+        if name.startswith(_METADATA)
+    ]
+    found = [
+        machine
+        for machine in control.machines.of(app).values()
+        if (deleted or machine.state != states.DESTROYED)
+        and (not region or machine.region == region)
+        and (not wanted or machine.state in wanted)
+        and all(machine.config.metadata.get(name) == value for name, value in metadata)
+    ]
+    found.sort(key=lambda machine: (machine.created_ms, machine.id))
+    listed = [to_wire(machine, control) for machine in found]
+    if short:
+        listed = [{name: value for name, value in entry.items() if name not in _HEAVY} for entry in listed]
+    return wire.reply(listed)
+
+
+@router.post(
+    "",
+    name="Machines_create",
+    responses=shapes.gives(shapes.MachineObject),
+    response_model=None,
+    openapi_extra=shapes.takes(shapes.LaunchMachine),
+)
+async def create_machine(
+    request: Request,
+    app: ThisApp,
+    control: Parts,
+    idempotency_key: Annotated[str, Header(max_length=200, description="The same key makes the same machine.")] = "",
+) -> Response:
+    wanted = await _launch(request)
+    key = None
+    if idempotency_key:
+        key = Key(idempotency_key, fingerprint(await wire.read_object(request)))
+    machine = await control.machines.create(app, wanted, key=key)
+    return wire.reply(to_wire(machine, control))
+
+
+@router.get("/{machine}", name="Machines_show", responses=shapes.gives(shapes.MachineObject), response_model=None)
+async def show_machine(machine: AnyMachine, control: Parts) -> Response:
+    """One that is destroyed is still shown for a while: the exit code of a release command is read this way."""
+    return wire.reply(to_wire(machine, control))
+
+
+@router.post(
+    "/{machine}",
+    name="Machines_update",
+    responses=shapes.gives(shapes.MachineObject),
+    response_model=None,
+    openapi_extra=shapes.takes(shapes.LaunchMachine),
+)
+async def update_machine(request: Request, machine: ThisMachine, control: Parts) -> Response:
+    """`config` replaces the old one whole. Name and region do not change: what is sent for them is ignored."""
+    wanted = await _launch(request)
+    call = contract.UpdateMachine(
+        machine_id=machine.id,
+        config=dict(wanted.config.wire),
+        current_version=wanted.current_version,
+        skip_launch=wanted.skip_launch,
+        skip_service_registration=wanted.skip_service_registration,
+    )
+    answer = await control.machines.change(machine, contract.UPDATE_MACHINE, call)
+    return wire.reply(to_wire(Machine.from_record(answer.record), control))
+
+
+@router.delete("/{machine}", name="Machines_delete", responses=shapes.gives(shapes.OkReply), response_model=None)
+async def delete_machine(
+    machine: ThisMachine,
+    control: Parts,
+    force: Annotated[str, Query(description="true also destroys one that runs.")] = "",
+    kill: Annotated[str, Query(description="The same as force.")] = "",
+) -> Response:
+    forced = wire.flag(force, "force") | wire.flag(kill, "kill")
+    call = contract.DestroyMachine(machine_id=machine.id, force=forced)
+    await control.machines.change(machine, contract.DESTROY_MACHINE, call)
+    return wire.reply({"ok": True})
+
+
+@router.get(
+    "/{machine}/events",
+    name="Machines_list_events",
+    responses=shapes.gives(list[shapes.EventReply]),
+    response_model=None,
+)
+async def list_events(machine: AnyMachine, limit: str = "") -> Response:
+    """Newest first."""
+    count = wire.whole(limit, "limit", default=_EVENTS_DEFAULT)
+    if not 1 <= count <= _EVENTS_MAX:
+        raise InvalidArgument(f"invalid limit, must be from 1 to {_EVENTS_MAX}, got {count}")
+    return wire.reply([event.to_wire() for event in machine.events[:count]])
+
+
+async def _launch(request: Request) -> MachineRequest:
+    body = await wire.read(request, shapes.LaunchMachine)
+    if body.name and not _NAME.fullmatch(body.name):
+        raise InvalidArgument(
+            f"invalid name {body.name!r}", next="use letters, digits, dashes, dots and underscores, at most 128"
+        )
+    return MachineRequest(
+        config=Config.parse(body.config),
+        name=body.name,
+        region=body.region,
+        skip_launch=body.skip_launch,
+        skip_service_registration=body.skip_service_registration,
+        current_version=body.current_version,
+    )

@@ -1,0 +1,91 @@
+"""The part of Fly's API that is not there yet. A client learns that, and not that it typed the path wrong.
+
+Rights are checked all the same, so that a path gives nothing away before it does something.
+"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends, Response
+
+from caddisfly.control.rest import shapes
+from caddisfly.control.rest.reach import app_within, authenticated, living_machine
+from caddisfly.model.errors import Unimplemented
+
+_MACHINE = """
+POST suspend
+POST cordon
+POST uncordon
+GET ps
+GET versions
+GET,PUT,PATCH metadata
+GET,POST,DELETE metadata/{key}
+GET,POST,DELETE lease
+GET,PUT memory
+POST memory/reclaim
+"""
+_APP = """
+POST deploy_token
+GET,POST network_policies
+DELETE network_policies/{policy}
+GET,POST volumes
+GET,PUT,DELETE volumes/{volume}
+PUT volumes/{volume}/extend
+GET,POST volumes/{volume}/snapshots
+GET,POST secrets
+GET,POST,DELETE secrets/{name}
+GET secretkeys
+GET,POST,DELETE secretkeys/{name}
+POST secretkeys/{name}/generate
+POST secretkeys/{name}/encrypt
+POST secretkeys/{name}/decrypt
+POST secretkeys/{name}/sign
+POST secretkeys/{name}/verify
+GET certificates
+POST certificates/acme
+POST certificates/custom
+GET,DELETE certificates/{hostname}
+POST certificates/{hostname}/check
+DELETE certificates/{hostname}/acme
+DELETE certificates/{hostname}/custom
+GET,POST ip_assignments
+DELETE ip_assignments/{ip}
+"""
+_OTHER = """
+POST tokens/oidc
+POST tokens/kms
+POST tokens/authenticate
+POST tokens/authorize
+GET orgs/{org}/machines
+GET orgs/{org}/volumes
+POST platform/placements
+GET,POST postgres
+"""
+
+router = APIRouter(tags=["not there yet"], responses={**shapes.ERRORS, 501: {"model": shapes.ErrorReply}})
+
+
+async def _not_there() -> Response:
+    raise Unimplemented(
+        "this part of the API is not implemented",
+        why="this version of Caddisfly does not have it yet",
+        next="the changelog says which version does",
+    )
+
+
+for _table, _prefix, _check in (
+    (_MACHINE, "/v1/apps/{app}/machines/{machine}/", living_machine),
+    (_APP, "/v1/apps/{app}/", app_within),
+    (_OTHER, "/v1/", authenticated),
+):
+    for _line in _table.split("\n"):
+        if _line:
+            _methods, _path = _line.split(" ")
+            for _method in _methods.split(","):
+                router.add_api_route(
+                    _prefix + _path,
+                    _not_there,
+                    methods=[_method],
+                    name=f"{_method}_{_path}".replace("/", "_").replace("{", "").replace("}", ""),
+                    dependencies=[Depends(_check)],
+                    response_model=None,
+                )

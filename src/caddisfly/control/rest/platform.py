@@ -1,0 +1,51 @@
+"""The platform: where there are hosts (reference machines-api, 1.16)."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from fastapi import APIRouter, Depends, Response
+
+from caddisfly.control.rest import shapes, wire
+from caddisfly.control.rest.reach import Parts, authenticated
+from caddisfly.model.region import region_named
+
+router = APIRouter(
+    prefix="/v1/platform", tags=["platform"], responses=shapes.ERRORS, dependencies=[Depends(authenticated)]
+)
+
+_SMALLEST_MB = 256
+
+
+@router.get("/regions", name="Platform_regions", responses=shapes.gives(shapes.RegionsReply), response_model=None)
+async def list_regions(control: Parts) -> Response:
+    """Regions with a host that is up. `capacity` counts the smallest machines that still fit by memory."""
+    free_mb: Counter[str] = Counter()
+    up = {host.id: host for host in control.hosts.up}
+    for host in up.values():
+        free_mb[host.region] += host.memory_mb
+    for machine in control.projection.machines.values():
+        if machine.alive and machine.host_id in up:
+            free_mb[up[machine.host_id].region] -= machine.config.guest.memory_mb
+    regions = [region_named(code) for code in sorted(free_mb)]
+    local = control.settings.region
+    return wire.reply(
+        {
+            "Regions": [
+                {
+                    "code": region.code,
+                    "name": region.name,
+                    "latitude": region.latitude,
+                    "longitude": region.longitude,
+                    "gateway_available": region.gateway_available,
+                    "requires_paid_plan": False,
+                    "deprecated": False,
+                    "capacity": max(0, free_mb[region.code]) // _SMALLEST_MB,
+                    "geo_region": region.geo_region,
+                    "mpg_available": False,
+                }
+                for region in regions
+            ],
+            "Nearest": local if local in free_mb or not regions else regions[0].code,
+        }
+    )

@@ -1,0 +1,190 @@
+"""Bodies as the OpenAPI document shows them. Replies are loose: members may be added."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Taken(BaseModel):
+    """What comes in: members that this version does not know are ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class CreateApp(Taken):
+    name: str = Field(default="", description="Up to 63 of a-z, 0-9 and dashes. Empty: one is made up.")
+    app_name: str = Field(default="", description="Older spelling of `name`.")
+    org_slug: str = Field(default="", description="Required.")
+    network: str = Field(default="", description='Private network. Empty: "default".')
+    app_role_id: str = ""
+    idempotency_key: str = Field(default="", max_length=200, description="The same key makes the same app.")
+
+
+class LaunchMachine(Taken):
+    """Create, and update."""
+
+    config: dict[str, Any] | None = Field(default=None, description="See the reference; `image` is required in it.")
+    name: str = Field(default="", max_length=128, description="Unique among the app's machines. Empty: made up.")
+    region: str = Field(default="", max_length=200, description="A code, a list with commas, or an alias such as eu.")
+    skip_launch: bool = False
+    skip_service_registration: bool = False
+    current_version: str = Field(default="", description="Update only: refuse if the machine is at another version.")
+
+
+class StopBody(Taken):
+    signal: str = ""
+    timeout: str | int | float | None = Field(default=None, description='As in "30s", or a number of nanoseconds.')
+
+
+class SignalBody(Taken):
+    signal: str | int = Field(default="", description="A name such as SIGTERM, or a number.")
+
+
+class ExecBody(Taken):
+    command: list[str] = Field(default=[], description="The command line, word by word.")
+    cmd: str = Field(default="", description="The command line as one text, split as a shell would split it.")
+    stdin: str = ""
+    timeout: int = Field(default=0, ge=0, description="Seconds. 0: thirty.")
+    container: str = ""
+
+
+class Given(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class ErrorReply(Given):
+    error: str
+    status: str | None = None
+    why: str | None = None
+    next: str | None = None
+
+
+class OkReply(Given):
+    ok: bool
+
+
+class OrganizationReply(Given):
+    name: str
+    slug: str
+    internal_numeric_id: int
+
+
+class AppReply(Given):
+    id: str
+    name: str
+    status: str
+    machine_count: int
+    volume_count: int
+    network: str
+    internal_numeric_id: int
+    organization: OrganizationReply
+    app_role: str
+    created_at: int | None = None
+
+
+class AppsReply(Given):
+    total_apps: int
+    apps: list[AppReply]
+
+
+class EventReply(Given):
+    id: str
+    type: str
+    status: str
+    source: str
+    timestamp: int
+
+
+class MachineSummary(Given):
+    id: str
+    name: str
+    state: str
+    region: str
+    instance_id: str
+    private_ip: str
+    created_at: str
+    updated_at: str
+
+
+class MachineObject(MachineSummary):
+    config: dict[str, Any] | None = None
+    image_ref: dict[str, Any] | None = None
+    events: list[EventReply] | None = None
+    checks: list[dict[str, Any]] | None = None
+    host_status: str | None = None
+    cordoned: bool | None = None
+
+
+class StartedReply(Given):
+    previous_state: str
+    migrated: bool
+    new_host: str
+
+
+class WaitedReply(OkReply):
+    state: str
+    event_id: str
+    version: str
+
+
+class ExecReply(Given):
+    exit_code: int
+    exit_signal: int | None
+    stdout: str
+    stderr: str
+
+
+class TokenReply(Given):
+    token_id: str
+    organization: str
+    org_slug: str
+    apps: list[str]
+    user: str
+    restricted_to_machine: str
+    source_machine_id: str
+
+
+class TokensReply(Given):
+    tokens: list[TokenReply]
+
+
+class RegionReply(Given):
+    code: str
+    name: str
+    latitude: float
+    longitude: float
+    gateway_available: bool
+    requires_paid_plan: bool
+    deprecated: bool
+    capacity: int
+    geo_region: str
+
+
+class RegionsReply(Given):
+    Regions: list[RegionReply]
+    Nearest: str
+
+
+class LogEntry(Given):
+    id: str
+    attributes: dict[str, Any]
+
+
+class LogsReply(Given):
+    data: list[LogEntry]
+    meta: dict[str, Any]
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {"default": {"model": ErrorReply, "description": "What went wrong"}}
+
+
+def takes(kind: type[Taken]) -> dict[str, Any]:
+    """The part of the OpenAPI document that describes the body a route reads by itself."""
+    schema = kind.model_json_schema()
+    return {"requestBody": {"required": False, "content": {"application/json": {"schema": schema}}}}
+
+
+def gives(kind: Any, status: int = 200) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": kind, "description": "Done"}}

@@ -1,0 +1,66 @@
+"""The control process: the parts, behind uvicorn."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from caddisfly.control.control import Control
+from caddisfly.control.rest import api
+from caddisfly.control.settings import ControlSettings
+from caddisfly.model.errors import Problem
+
+log = logging.getLogger(__name__)
+
+_KEEP_ALIVE_S = 75
+"""Longer than the idle timeout of the clients' pools, so that it is they who close: no race, no retry."""
+
+
+def create_app(settings: ControlSettings) -> ASGIApp:
+    """The API as an ASGI application. Its lifespan starts and stops the parts."""
+    control = Control(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: object) -> AsyncIterator[None]:
+        await control.start()
+        gc.collect()
+        gc.freeze()  # what is loaded now stays: no later collection needs to look at it
+        try:
+            yield
+        finally:
+            await control.stop()
+
+    return api.build(control, lifespan=lifespan)
+
+
+def main(settings: ControlSettings) -> None:
+    """Serve until SIGTERM or SIGINT. Exits with 3 when it could not start."""
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.listen_host,
+        port=settings.listen_port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=settings.shutdown_grace_s,
+    )
+    server = uvicorn.Server(config)
+    try:
+        server.run()
+    except Problem as problem:
+        log.error("control.refused", extra={"reason": str(problem), "next": problem.next})
+    except KeyboardInterrupt:
+        log.info("control.interrupted")
+    if not server.started:
+        sys.exit(3)
