@@ -1,0 +1,77 @@
+"""The Typer program and its one door for errors: exit code 0 done, 1 failed, 2 wrong usage."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from caddisfly.cli import show
+
+
+def build() -> typer.Typer:
+    """The laptop's commands. The composition root adds the operator's."""
+    from caddisfly.cli import apps, auth, logs, machine
+
+    program = typer.Typer(
+        name="caddis",
+        help="Fly.io's platform in a house of your own.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    panel = "Use the platform"
+    program.add_typer(machine.build(), name="machine", rich_help_panel=panel)
+    program.add_typer(machine.build(), name="machines", hidden=True)
+    program.add_typer(machine.build(), name="m", hidden=True)
+    program.add_typer(apps.build(), name="apps", rich_help_panel=panel)
+    program.command("logs", rich_help_panel=panel)(logs.logs)
+    program.add_typer(auth.build(), name="auth", rich_help_panel=panel)
+    program.command("version")(version)
+    return program
+
+
+def version() -> None:
+    """Print the version."""
+    import caddisfly
+
+    show.line(f"caddis {caddisfly.__version__}")
+
+
+def run(program: typer.Typer) -> None:
+    """Run it and leave the process with its exit code."""
+    sys.exit(guarded(program))
+
+
+def guarded(program: typer.Typer) -> int:
+    """Errors of ours in three lines; a bug in one, unless CADDIS_DEBUG is set."""
+    from caddisfly.model.errors import InvalidArgument, Problem
+
+    try:
+        program()
+    except SystemExit as leave:
+        return leave.code if isinstance(leave.code, int) else int(leave.code is not None)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
+        return 1
+    except Problem as problem:
+        show.error(problem.what, why=problem.why, next=problem.next)
+        return 2 if isinstance(problem, InvalidArgument) else 1
+    except Exception as error:
+        if os.environ.get("CADDIS_DEBUG"):
+            raise
+        from caddisfly.client.errors import ApiError
+
+        if isinstance(error, ApiError):
+            show.error(error.text, why=error.why, next=error.next)
+            return 1
+        show.error(
+            "this is a bug in caddis",
+            why=f"{type(error).__name__}: {error}",
+            next="run it again with CADDIS_DEBUG=1 and report what it prints",
+        )
+        return 1
+    return 0

@@ -1,0 +1,193 @@
+"""`caddis machine …`: Machines one by one."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from caddisfly.cli import show, target
+from caddisfly.cli.machine_run import run
+from caddisfly.cli.target import App, AsJson, MachineId, MachineIds
+
+if TYPE_CHECKING:
+    from caddisfly.client import Client
+
+Signal = Annotated[str, typer.Option("--signal", "-s", help="Signal to send, such as SIGTERM.")]
+
+
+def build() -> typer.Typer:
+    machine = typer.Typer(help="Machines: run, look at, stop, destroy.", no_args_is_help=True)
+    machine.command(context_settings={"allow_interspersed_args": True})(run)
+    machine.command("list")(list_)
+    machine.command()(status)
+    machine.command()(start)
+    machine.command()(stop)
+    machine.command()(restart)
+    machine.command()(kill)
+    machine.command("exec")(exec_)
+    machine.command()(destroy)
+    return machine
+
+
+def list_(
+    app: App = "",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Ids only.")] = False,
+    json: AsJson = False,
+) -> None:
+    """List the Machines of an app."""
+    from caddisfly.cli import apps
+
+    name = target.app_name(app)
+    with target.client() as client:
+        machines = client.machines.list(name)
+    if json:
+        show.result(machines)
+    elif quiet:
+        for machine in machines:
+            show.line(machine["id"])
+    else:
+        apps.show_machines(machines)
+
+
+def status(id: MachineId, app: App = "", json: AsJson = False) -> None:
+    """Show one Machine and what happened to it."""
+    from caddisfly.cli import apps
+
+    with target.client() as client:
+        name, machine = target.machine(client, app, id)
+    if json:
+        show.result(machine)
+        return
+    config = machine.get("config") or {}
+    guest = config.get("guest") or {}
+    show.pairs(
+        {
+            "id": machine["id"],
+            "name": machine.get("name", ""),
+            "app": name,
+            "state": machine["state"],
+            "region": machine.get("region", ""),
+            "image": apps.image_of(machine),
+            "IP address": machine.get("private_ip", ""),
+            "size": f"{guest.get('cpus', '?')} {guest.get('cpu_kind', '')} CPU, {guest.get('memory_mb', '?')} MiB",
+            "version": machine.get("instance_id", ""),
+            "created": machine.get("created_at", ""),
+            "updated": machine.get("updated_at", ""),
+        }
+    )
+    show.line()
+    now_ms = time.time() * 1000
+    rows = []
+    for event in machine.get("events") or ():
+        left = (event.get("request") or {}).get("exit_event") or {}
+        detail = f"exit code {left['exit_code']}" if "exit_code" in left else ""
+        detail += ", out of memory" if left.get("oom_killed") else ""
+        detail += f", {left['error']}" if left.get("error") else ""
+        rows.append((show.ago(event["timestamp"], now_ms), event["type"], event["status"], event["source"], detail))
+    show.table(("AGO", "EVENT", "STATUS", "BY", "DETAIL"), rows)
+
+
+def start(ids: MachineIds, app: App = "", json: AsJson = False) -> None:
+    """Start Machines and wait until they run."""
+
+    def act(client: Client, name: str, id: str) -> None:
+        client.machines.start(name, id)
+        client.machines.wait(name, id, "started", timeout_s=60)
+
+    _each(ids, app, act, "started", json=json)
+
+
+def stop(
+    ids: MachineIds,
+    app: App = "",
+    signal: Signal = "",
+    timeout: Annotated[str, typer.Option(help="Time between the signal and the kill, such as 30s or 30.")] = "",
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return once they have stopped.")] = True,
+    json: AsJson = False,
+) -> None:
+    """Stop Machines."""
+    grace = f"{timeout}s" if timeout.isdecimal() else timeout
+
+    def act(client: Client, name: str, id: str) -> None:
+        client.machines.stop(name, id, signal=signal, timeout=grace)
+        if wait:
+            client.machines.wait(name, id, "stopped", timeout_s=330)
+
+    _each(ids, app, act, "stopped", json=json)
+
+
+def restart(
+    ids: MachineIds,
+    app: App = "",
+    signal: Signal = "",
+    timeout: Annotated[str, typer.Option("--time", help="Time between the signal and the kill, such as 30s.")] = "",
+    force: Annotated[bool, typer.Option("--force", "--force-stop", help="Kill instead of asking.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Restart Machines and wait until they run again."""
+
+    def act(client: Client, name: str, id: str) -> None:
+        client.machines.restart(name, id, force_stop=force, timeout=timeout, signal=signal)
+        client.machines.wait(name, id, "started", timeout_s=330)
+
+    _each(ids, app, act, "restarted", json=json)
+
+
+def kill(ids: MachineIds, app: App = "", signal: Signal = "SIGKILL", json: AsJson = False) -> None:
+    """Send Machines a signal, SIGKILL unless another is named."""
+    _each(ids, app, lambda client, name, id: client.machines.signal(name, id, signal), f"sent {signal}", json=json)
+
+
+def exec_(
+    id: MachineId,
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND...", help="One quoted string, or words after --.")],
+    app: App = "",
+    timeout: Annotated[int, typer.Option(help="Seconds until the command is killed.")] = 30,
+    json: AsJson = False,
+) -> None:
+    """Run a command in a Machine; ends with that command's exit code."""
+    words = shlex.split(command[0]) if len(command) == 1 else command
+    with target.client() as client:
+        name, _ = target.machine(client, app, id)
+        reply = client.machines.exec(name, id, words, timeout_s=timeout)
+    if json:
+        show.result(reply)
+    else:
+        sys.stdout.write(reply.get("stdout") or "")
+        sys.stderr.write(reply.get("stderr") or "")
+    raise typer.Exit(int(reply.get("exit_code") or 0))
+
+
+def destroy(
+    ids: MachineIds,
+    app: App = "",
+    force: Annotated[bool, typer.Option("--force", "-f", help="Also when it runs.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Destroy Machines. This cannot be undone."""
+
+    def act(client: Client, name: str, id: str) -> None:
+        client.machines.delete(name, id, force=force)
+        client.machines.wait(name, id, "destroyed", timeout_s=60)
+
+    _each(ids, app, act, "destroyed", json=json)
+
+
+def _each(ids: list[str], app: str, act: Callable[[Client, str, str], None], done: str, *, json: bool) -> None:
+    """Do it to each, in order; the first failure ends it."""
+    results = []
+    with target.client() as client:
+        for id in ids:
+            name, _ = target.machine(client, app, id)
+            with show.waiting(f"{id}"):
+                act(client, name, id)
+            results.append({"id": id, "app": name, "result": done})
+            if not json:
+                show.line(f"{id} {done}")
+    if json:
+        show.result(results)

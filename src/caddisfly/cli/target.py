@@ -1,0 +1,66 @@
+"""What a command is about: which platform, which app, which Machine."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from caddisfly.model.errors import FailedPrecondition, InvalidArgument, NotFound
+
+if TYPE_CHECKING:
+    from caddisfly.client import Client
+    from caddisfly.client.calls import Json
+
+App = Annotated[str, typer.Option("--app", "-a", help="Name of the app. Default: `app` of the fly.toml here.")]
+AsJson = Annotated[bool, typer.Option("--json", "-j", help="Print JSON.")]
+MachineId = Annotated[str, typer.Argument(metavar="ID", help="Id of the Machine.")]
+MachineIds = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of Machines.")]
+
+
+def client() -> Client:
+    """For the account that is logged in. Raises `Unauthenticated`."""
+    from caddisfly.cli import account
+    from caddisfly.client import Client
+
+    known = account.load().needed()
+    return Client(known.api_url, token=known.token)
+
+
+def app_of_directory(directory: Path | None = None) -> str:
+    """`app` of the fly.toml here, empty when there is none. Raises `FailedPrecondition` for one that is broken."""
+    path = (directory or Path.cwd()) / "fly.toml"
+    try:
+        found = tomllib.loads(path.read_text()).get("app", "")
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError) as error:
+        raise FailedPrecondition(f"{path} cannot be read", why=str(error), next="correct it, or name --app") from error
+    return found if isinstance(found, str) else ""
+
+
+def app_name(given: str) -> str:
+    """The app this command is about. Raises `InvalidArgument` when nothing says."""
+    name = given or app_of_directory()
+    if not name:
+        raise InvalidArgument(
+            "which app?", why="there is no --app and no fly.toml here", next="add -a APP; `caddis apps list` lists them"
+        )
+    return name
+
+
+def machine(client: Client, app: str, id: str) -> tuple[str, Json]:
+    """The Machine and its app's name. Without an app, every app of the account is asked. Raises `NotFound`."""
+    from caddisfly.client import NotFoundError
+
+    name = app or app_of_directory()
+    names = [name] if name else [found["name"] for found in client.apps.list()]
+    for candidate in names:
+        try:
+            return candidate, client.machines.get(candidate, id)
+        except NotFoundError:
+            continue
+    where = f"app {name}" if name else "any app of yours"
+    raise NotFound(f"no Machine {id} in {where}", next=f"caddis machine list -a {name or 'APP'}")

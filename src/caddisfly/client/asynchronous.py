@@ -1,0 +1,194 @@
+"""The asynchronous client. Its blocking twin has the same methods; what they do is in `calls` and `transport`."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import httpx
+
+from caddisfly.client import calls
+from caddisfly.client.calls import Call, Json, LogPage
+from caddisfly.client.errors import ApiError, TimedOut
+from caddisfly.client.transport import Target, understand, unreached
+
+_POLL_S = 0.25
+
+
+class AsyncClient:
+    """`base_url` is the root of the API: a Caddisfly's, or https://api.machines.dev. Close it, or use `async with`."""
+
+    def __init__(self, base_url: str, *, token: str = "", retries: int = 4) -> None:
+        self._target = Target(base_url=base_url, token=token, retries=retries)
+        self._http = httpx.AsyncClient(headers=self._target.headers(), trust_env=False)
+        self.apps = Apps(self)
+        self.machines = Machines(self)
+        self.logs = Logs(self)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def regions(self) -> Any:
+        """The platform's regions."""
+        return await self.send(calls.regions())
+
+    async def whoami(self) -> Any:
+        """What the token is good for."""
+        return await self.send(calls.current_token())
+
+    async def send(self, call: Call) -> Any:
+        """Send, and send again where that is safe. Raises `ApiError`."""
+        for attempt in itertools.count():
+            try:
+                return await self._once(call)
+            except ApiError as error:
+                pause_s = self._target.pause(call, error, attempt)
+                if pause_s is None:
+                    raise
+            await asyncio.sleep(pause_s)
+
+    async def _once(self, call: Call) -> Any:
+        try:
+            response = await self._http.request(**self._target.arguments(call))
+        except httpx.TransportError as error:
+            raise unreached(call, error, self._target.base_url) from error
+        return understand(call, response)
+
+
+class Apps:
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def list(self, org_slug: str = "personal") -> Any:
+        return await self._client.send(calls.apps(org_slug))
+
+    async def get(self, name: str) -> Json:
+        return _object(await self._client.send(calls.app(name)))
+
+    async def create(self, name: str = "", *, org_slug: str = "personal", network: str = "") -> Json:
+        """Without a name the platform makes one up. Raises `FinalError` with `status` `name_taken`."""
+        return _object(await self._client.send(calls.create_app(name, org_slug, network)))
+
+    async def delete(self, name: str, *, force: bool = True) -> None:
+        """Destroys its Machines too."""
+        await self._client.send(calls.delete_app(name, force))
+
+
+class Machines:
+    """`id` is a Machine's id, `app` an app's name."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def list(
+        self,
+        app: str,
+        *,
+        region: str = "",
+        state: str = "",
+        metadata: Mapping[str, str] | None = None,
+        include_deleted: bool = False,
+    ) -> Any:
+        return await self._client.send(
+            calls.machines(app, region=region, state=state, metadata=metadata or {}, include_deleted=include_deleted)
+        )
+
+    async def get(self, app: str, id: str) -> Json:
+        return _object(await self._client.send(calls.machine(app, id)))
+
+    async def create(
+        self, app: str, config: Json, *, name: str = "", region: str = "", skip_launch: bool = False
+    ) -> Json:
+        """Returns before it has booted: `wait` for `started`."""
+        return _object(
+            await self._client.send(
+                calls.create_machine(app, config, name=name, region=region, skip_launch=skip_launch)
+            )
+        )
+
+    async def update(
+        self, app: str, id: str, config: Json, *, current_version: str = "", skip_launch: bool = False
+    ) -> Json:
+        """Replaces the whole config. Raises `ConflictError` when `current_version` is not current."""
+        return _object(
+            await self._client.send(
+                calls.update_machine(app, id, config, current_version=current_version, skip_launch=skip_launch)
+            )
+        )
+
+    async def delete(self, app: str, id: str, *, force: bool = False) -> None:
+        await self._client.send(calls.delete_machine(app, id, force))
+
+    async def start(self, app: str, id: str) -> Json:
+        return _object(await self._client.send(calls.start(app, id)))
+
+    async def stop(self, app: str, id: str, *, signal: str = "", timeout: str = "") -> None:
+        """`timeout` is a duration such as `30s`, between the signal and the kill."""
+        await self._client.send(calls.stop(app, id, signal=signal, timeout=timeout))
+
+    async def restart(
+        self, app: str, id: str, *, force_stop: bool = False, timeout: str = "", signal: str = ""
+    ) -> None:
+        await self._client.send(calls.restart(app, id, force_stop=force_stop, timeout=timeout, signal=signal))
+
+    async def signal(self, app: str, id: str, name: str) -> None:
+        """`name` is such as `SIGHUP`."""
+        await self._client.send(calls.signal(app, id, name))
+
+    async def wait(self, app: str, id: str, *states: str, timeout_s: float = 300.0, version: str = "") -> Json:
+        """Return once it is in one of `states` (default `started`). Raises `TimedOut` after `timeout_s` seconds.
+
+        The API waits for a minute at most; this asks again for as long as there is time.
+        """
+        end = time.monotonic() + timeout_s
+        while True:
+            once_s = max(1, min(calls.WAIT_MAX_S, round(end - time.monotonic())))
+            call = calls.wait(app, id, states=states or ("started",), timeout_s=once_s, version=version)
+            try:
+                return _object(await self._client.send(call))
+            except TimedOut:
+                if time.monotonic() >= end:
+                    raise
+
+    async def exec(self, app: str, id: str, command: Sequence[str], *, stdin: str = "", timeout_s: int = 30) -> Json:
+        """Run a command inside; the reply has `exit_code`, `stdout`, `stderr`."""
+        return _object(await self._client.send(calls.execute(app, id, command, stdin=stdin, timeout_s=timeout_s)))
+
+    async def events(self, app: str, id: str, *, limit: int = 20) -> Any:
+        """Newest first."""
+        return await self._client.send(calls.events(app, id, limit))
+
+
+class Logs:
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def page(self, app: str, *, machine: str = "", region: str = "", next_token: str = "") -> LogPage:
+        """The newest lines, or those after the cursor `next_token`."""
+        call = calls.logs(app, machine=machine, region=region, next_token=next_token)
+        return calls.log_page(await self._client.send(call), next_token)
+
+    async def follow(self, app: str, *, machine: str = "", region: str = "") -> AsyncIterator[Json]:
+        """Entries for ever, the newest that are already there first."""
+        next_token = ""
+        while True:
+            asked_at = time.monotonic()
+            page = await self.page(app, machine=machine, region=region, next_token=next_token)
+            next_token = page.next_token
+            for entry in page.entries:
+                yield entry
+            if not page.entries:  # a server that holds empty polls has spent this time already
+                await asyncio.sleep(max(0.0, _POLL_S - (time.monotonic() - asked_at)))
+
+
+def _object(reply: Any) -> Json:
+    return reply if isinstance(reply, dict) else {}

@@ -1,0 +1,184 @@
+"""The blocking client. Its asynchronous twin has the same methods; what they do is in `calls` and `transport`."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import httpx
+
+from caddisfly.client import calls
+from caddisfly.client.calls import Call, Json, LogPage
+from caddisfly.client.errors import ApiError, TimedOut
+from caddisfly.client.transport import Target, understand, unreached
+
+_POLL_S = 0.25
+
+
+class Client:
+    """`base_url` is the root of the API: a Caddisfly's, or https://api.machines.dev. Close it, or use `with`."""
+
+    def __init__(self, base_url: str, *, token: str = "", retries: int = 4) -> None:
+        self._target = Target(base_url=base_url, token=token, retries=retries)
+        self._http = httpx.Client(headers=self._target.headers(), trust_env=False)
+        self.apps = Apps(self)
+        self.machines = Machines(self)
+        self.logs = Logs(self)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def regions(self) -> Any:
+        """The platform's regions."""
+        return self.send(calls.regions())
+
+    def whoami(self) -> Any:
+        """What the token is good for."""
+        return self.send(calls.current_token())
+
+    def send(self, call: Call) -> Any:
+        """Send, and send again where that is safe. Raises `ApiError`."""
+        for attempt in itertools.count():
+            try:
+                return self._once(call)
+            except ApiError as error:
+                pause_s = self._target.pause(call, error, attempt)
+                if pause_s is None:
+                    raise
+            time.sleep(pause_s)
+
+    def _once(self, call: Call) -> Any:
+        try:
+            response = self._http.request(**self._target.arguments(call))
+        except httpx.TransportError as error:
+            raise unreached(call, error, self._target.base_url) from error
+        return understand(call, response)
+
+
+class Apps:
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def list(self, org_slug: str = "personal") -> Any:
+        return self._client.send(calls.apps(org_slug))
+
+    def get(self, name: str) -> Json:
+        return _object(self._client.send(calls.app(name)))
+
+    def create(self, name: str = "", *, org_slug: str = "personal", network: str = "") -> Json:
+        """Without a name the platform makes one up. Raises `FinalError` with `status` `name_taken`."""
+        return _object(self._client.send(calls.create_app(name, org_slug, network)))
+
+    def delete(self, name: str, *, force: bool = True) -> None:
+        """Destroys its Machines too."""
+        self._client.send(calls.delete_app(name, force))
+
+
+class Machines:
+    """`id` is a Machine's id, `app` an app's name."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def list(
+        self,
+        app: str,
+        *,
+        region: str = "",
+        state: str = "",
+        metadata: Mapping[str, str] | None = None,
+        include_deleted: bool = False,
+    ) -> Any:
+        return self._client.send(
+            calls.machines(app, region=region, state=state, metadata=metadata or {}, include_deleted=include_deleted)
+        )
+
+    def get(self, app: str, id: str) -> Json:
+        return _object(self._client.send(calls.machine(app, id)))
+
+    def create(self, app: str, config: Json, *, name: str = "", region: str = "", skip_launch: bool = False) -> Json:
+        """Returns before it has booted: `wait` for `started`."""
+        return _object(
+            self._client.send(calls.create_machine(app, config, name=name, region=region, skip_launch=skip_launch))
+        )
+
+    def update(self, app: str, id: str, config: Json, *, current_version: str = "", skip_launch: bool = False) -> Json:
+        """Replaces the whole config. Raises `ConflictError` when `current_version` is not current."""
+        return _object(
+            self._client.send(
+                calls.update_machine(app, id, config, current_version=current_version, skip_launch=skip_launch)
+            )
+        )
+
+    def delete(self, app: str, id: str, *, force: bool = False) -> None:
+        self._client.send(calls.delete_machine(app, id, force))
+
+    def start(self, app: str, id: str) -> Json:
+        return _object(self._client.send(calls.start(app, id)))
+
+    def stop(self, app: str, id: str, *, signal: str = "", timeout: str = "") -> None:
+        """`timeout` is a duration such as `30s`, between the signal and the kill."""
+        self._client.send(calls.stop(app, id, signal=signal, timeout=timeout))
+
+    def restart(self, app: str, id: str, *, force_stop: bool = False, timeout: str = "", signal: str = "") -> None:
+        self._client.send(calls.restart(app, id, force_stop=force_stop, timeout=timeout, signal=signal))
+
+    def signal(self, app: str, id: str, name: str) -> None:
+        """`name` is such as `SIGHUP`."""
+        self._client.send(calls.signal(app, id, name))
+
+    def wait(self, app: str, id: str, *states: str, timeout_s: float = 300.0, version: str = "") -> Json:
+        """Return once it is in one of `states` (default `started`). Raises `TimedOut` after `timeout_s` seconds.
+
+        The API waits for a minute at most; this asks again for as long as there is time.
+        """
+        end = time.monotonic() + timeout_s
+        while True:
+            once_s = max(1, min(calls.WAIT_MAX_S, round(end - time.monotonic())))
+            call = calls.wait(app, id, states=states or ("started",), timeout_s=once_s, version=version)
+            try:
+                return _object(self._client.send(call))
+            except TimedOut:
+                if time.monotonic() >= end:
+                    raise
+
+    def exec(self, app: str, id: str, command: Sequence[str], *, stdin: str = "", timeout_s: int = 30) -> Json:
+        """Run a command inside; the reply has `exit_code`, `stdout`, `stderr`."""
+        return _object(self._client.send(calls.execute(app, id, command, stdin=stdin, timeout_s=timeout_s)))
+
+    def events(self, app: str, id: str, *, limit: int = 20) -> Any:
+        """Newest first."""
+        return self._client.send(calls.events(app, id, limit))
+
+
+class Logs:
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def page(self, app: str, *, machine: str = "", region: str = "", next_token: str = "") -> LogPage:
+        """The newest lines, or those after the cursor `next_token`."""
+        call = calls.logs(app, machine=machine, region=region, next_token=next_token)
+        return calls.log_page(self._client.send(call), next_token)
+
+    def follow(self, app: str, *, machine: str = "", region: str = "") -> Iterator[Json]:
+        """Entries for ever, the newest that are already there first."""
+        next_token = ""
+        while True:
+            asked_at = time.monotonic()
+            page = self.page(app, machine=machine, region=region, next_token=next_token)
+            next_token = page.next_token
+            yield from page.entries
+            if not page.entries:  # a server that holds empty polls has spent this time already
+                time.sleep(max(0.0, _POLL_S - (time.monotonic() - asked_at)))
+
+
+def _object(reply: Any) -> Json:
+    return reply if isinstance(reply, dict) else {}
