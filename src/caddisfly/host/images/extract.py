@@ -142,6 +142,10 @@ class TreeWriter:
         for parts, mtime_ns in self._times.items():
             with suppress(BadArchive):  # replaced by something else later in the layer
                 os.utime(self._sources.open(list(parts), ""), ns=(mtime_ns, mtime_ns))
+        self.close()
+
+    def close(self) -> None:
+        """Let go of all directories."""
         self._walker.forget()
         self._sources.forget()
 

@@ -39,6 +39,7 @@ class StoreFilesystem:
     reflink: bool = False
     reason: str = ""
     """Why there is no own file system, when there is none."""
+    _new: bool = False
 
     @property
     def path(self) -> Path:
@@ -67,13 +68,17 @@ class StoreFilesystem:
         while kernel.is_mount_point(self.path):
             kernel.unmount(self.path)
 
+    def total_bytes(self) -> int:
+        return shutil.disk_usage(self.path).total
+
     def free_bytes(self) -> int:
         """What can really still be written: in the store, and on the disk that its sparse file lies on."""
         return min(shutil.disk_usage(self.path).free, shutil.disk_usage(self.root).free)
 
     def _make(self) -> None:
         wanted = self.settings.store_size_gb * GIB
-        if not self.image.exists():
+        self._new = not self.image.exists()
+        if self._new:
             size = max(_MIN_BYTES, min(wanted, int(shutil.disk_usage(self.root).free * _SHARE_OF_FREE)))
             draft = self.image.with_suffix(".new")
             draft.unlink(missing_ok=True)
@@ -82,6 +87,8 @@ class StoreFilesystem:
             draft.chmod(0o600)
             _run("mkfs.xfs", "-q", "-K", "-m", "reflink=1", "-s", "size=4096", str(draft))
             draft.replace(self.image)
+        elif self.image.stat().st_size < wanted and shutil.disk_usage(self.root).free > wanted:
+            os.truncate(self.image, wanted)
 
     def _mount(self) -> None:
         device, descriptor = kernel.attach_loop(self.image, direct_io=True)
@@ -92,16 +99,19 @@ class StoreFilesystem:
         finally:
             os.close(descriptor)
         kernel.mount("none", self.path, flags=kernel.MS_SHARED)
+        if self.image.stat().st_size - self.total_bytes() > GIB // 2:
+            _run("xfs_growfs", "-d", str(self.path))
 
     def _give_up(self, error: Exception) -> None:
         self.reason = f"no XFS in a loop file here ({error})"
         # An image that exists may hold the only copy of imported images: using a directory instead would hide them.
-        if self.settings.store_filesystem == "loop" or self.image.exists():
+        if self.settings.store_filesystem == "loop" or not self._new:
             raise Unavailable(
                 f"the image store {self.image} cannot be mounted",
                 why=str(error),
                 next="look at the kernel's log; xfs_repair may help; or delete the file to begin with an empty store",
             ) from error
+        self.image.unlink(missing_ok=True)
         log.warning("image_store_without_reflink", extra={"path": str(self.path), "reason": self.reason})
 
 

@@ -46,14 +46,15 @@ class Reference:
         name, at, digest = text.partition("@")
         if at and not is_digest(digest):
             raise _bad(text, "what follows `@` must be `sha256:` and 64 lower-case hexadecimal digits")
-        head, _, last = name.rpartition("/")
+        head, slash, last = name.rpartition("/")
         last, colon, tag = last.partition(":")
         if colon and not _TAG.fullmatch(tag):
             raise _bad(
                 text, "a tag is 1 to 128 letters, digits, `_`, `.` and `-`, and starts with none of the last two"
             )
-        registry, repository = _split(f"{head}/{last}" if head else last)
-        if not _HOST.fullmatch(registry):
+        registry, repository = _split(f"{head}{slash}{last}")
+        port = registry.rpartition("]")[2].partition(":")[2]
+        if not _HOST.fullmatch(registry) or (port and not 0 < int(port) < 65536):
             raise _bad(text, f"`{registry}` is not a registry's host name")
         if len(repository) > MAX_REPOSITORY:
             raise _bad(text, f"the repository is longer than {MAX_REPOSITORY} characters")

@@ -196,8 +196,14 @@ class RegistryClient:
                 raise await self._refusal(response, endpoint, blob.digest, manifest=False)
             if response.status_code == 200:
                 draft.restart()
-            pace = _Pace(self._settings.stall_timeout_s, self._settings.min_rate_bytes_s)
-            waiting = bytearray()
+            await self._copy(response, endpoint, blob, draft)
+        if draft.size < blob.size:
+            raise _Transient(f"it ends after {draft.size} of {blob.size} bytes")
+
+    async def _copy(self, response: httpx.Response, endpoint: _Endpoint, blob: Descriptor, draft: Draft) -> None:
+        pace = _Pace(self._settings.stall_timeout_s, self._settings.min_rate_bytes_s)
+        waiting = bytearray()
+        try:
             async for piece in response.aiter_raw():
                 waiting += piece
                 pace.add(len(piece))
@@ -209,11 +215,10 @@ class RegistryClient:
                         status="wrong_size",
                     )
                 if len(waiting) >= _PROGRESS:
-                    await asyncio.to_thread(draft.write, bytes(waiting))
-                    waiting.clear()
-            await asyncio.to_thread(draft.write, bytes(waiting))
-        if draft.size < blob.size:
-            raise _Transient(f"it ends after {draft.size} of {blob.size} bytes")
+                    full, waiting = waiting, bytearray()
+                    await asyncio.to_thread(draft.write, bytes(full))
+        finally:
+            draft.write(bytes(waiting))  # also of a download that broke: the next attempt goes on from here
 
     @asynccontextmanager
     async def _ask(
