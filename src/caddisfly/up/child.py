@@ -24,7 +24,7 @@ _LINE_MAX = 64 * 1024
 
 @dataclass(slots=True)
 class Child:
-    """`due_at` and `since` are seconds of the monotonic clock."""
+    """`due_at`, `since` and `kill_at` are seconds of the monotonic clock."""
 
     part: PartPlan
     plan: Plan
@@ -37,11 +37,17 @@ class Child:
     pause_s: float = 0.0
     """How long it waits before the next start."""
     ready_once: bool = False
+    kill_at: float = 0.0
     process: subprocess.Popen[bytes] | None = None
     identity: Process | None = None
     pidfd: int = -1
     newest: deque[str] = field(default_factory=lambda: deque(maxlen=_KEPT_LINES))
     _partial: bytes = b""
+
+    @property
+    def kind(self) -> str:
+        """`edge` of `edge@1`: alike parts stop together."""
+        return self.part.name.partition("@")[0]
 
     @property
     def pipe(self) -> IO[bytes]:

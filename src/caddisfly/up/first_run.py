@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from caddisfly.cli import account
@@ -13,7 +14,7 @@ def prepare(settings: Settings) -> Path | None:
     """Make records and first user if there are none. Returns the file that its token was saved in, if one was made."""
     from caddisfly.control import bootstrap
 
-    token = bootstrap.first_run(settings.control)
+    token = asyncio.run(bootstrap.first_run(settings.control))
     if token is None:
         return None
     return account.save(account.Account(state.api_url(settings), token))

@@ -26,7 +26,7 @@ class Need:
 def check(needs: list[Need]) -> None:
     """Raises `FailedPrecondition` naming port, holder and setting for the first that is taken."""
     for need in needs:
-        reason = _refusal(need)
+        reason = refusal(need)
         if reason is None:
             continue
         holder = holder_of(need.port)
@@ -37,18 +37,22 @@ def check(needs: list[Need]) -> None:
         )
 
 
-def _refusal(need: Need) -> str | None:
+def refusal(need: Need) -> str | None:
+    """Why this address cannot be listened on. IPv6 that is not there at all is no refusal: nobody will listen on it."""
     family = socket.AF_INET6 if ":" in need.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family is socket.AF_INET6:
-            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family is socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             probe.bind((need.host, need.port))
-        except OSError as error:
-            return (
-                error.strerror if error.errno != errno.EADDRNOTAVAIL else f"{need.host} is no address of this computer"
-            )
+            probe.listen(1)
+    except OSError as error:
+        if family is socket.AF_INET6 and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            return None
+        if error.errno == errno.EADDRNOTAVAIL:
+            return f"{need.host} is no address of this computer"
+        return error.strerror or str(error)
     return None
 
 

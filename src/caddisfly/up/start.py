@@ -77,7 +77,7 @@ def prepare(settings: Settings) -> int:
 
     Raises `FailedPrecondition` when this computer cannot take the platform now.
     """
-    if os.geteuid() != 0 and settings.host.driver != "mock":
+    if os.geteuid() != 0:
         raise FailedPrecondition(
             "caddis up needs root", why="Machines need namespaces, mounts and control groups", next="sudo caddis up"
         )

@@ -44,7 +44,6 @@ class Supervisor:
         self._failed = False
         self._announced = False
         self._began = time.monotonic()
-        self._kill_at = 0.0
 
     def run(self) -> int:
         """Until SIGTERM or SIGINT. Returns the exit code: 1 when the parts could not be brought up."""
@@ -87,7 +86,7 @@ class Supervisor:
             return _PROBE_S
         moments = [child.due_at for child in self._children if child.state == "waiting" and not self._stopping]
         if self._stopping:
-            moments.append(self._kill_at)
+            moments += [child.kill_at for child in self._children if child.state == "stopping"]
         return max(0.0, min(moments) - now) if moments else _IDLE_S
 
     def _start_due(self, now: float) -> None:
@@ -136,7 +135,8 @@ class Supervisor:
             self._selector.unregister(child.pipe)
         wanted = child.state == "stopping"
         code = child.collect()
-        self._say(f"up.exited part={child.part.name} code={code}" + ("" if wanted else f" restart_in_s={child.pause_s:g}"))
+        again = "" if wanted else f" restart_in_s={child.pause_s:g}"
+        self._say(f"up.exited part={child.part.name} code={code}{again}")
         self._record()
         if not wanted and not self._announced and not child.ready_once and child.failures >= _GIVE_UP_FAILURES:
             self._give_up(child, f"exited {child.failures} times, at last with code {code}")
@@ -162,18 +162,19 @@ class Supervisor:
                 child.state = "gone"
 
     def _stop_next(self, now: float) -> None:
-        """Last started, first stopped; the next one only when that is gone."""
-        child = next((child for child in reversed(self._children) if child.state != "gone"), None)
-        if child is None or child.process is None:
-            return
-        if child.state != "stopping":
-            child.state = "stopping"
-            self._kill_at = now + child.part.stop_timeout_s
-            child.process.terminate()
-        elif now >= self._kill_at:
-            self._say(f"up.killed part={child.part.name} after_s={child.part.stop_timeout_s:g}")
-            child.process.kill()
-            self._kill_at = now + child.part.stop_timeout_s
+        """Last started, first stopped, alike ones together; the next only when these are gone."""
+        left = [child for child in self._children if child.process is not None]
+        for child in left:
+            if child.kind != left[-1].kind or child.process is None:
+                continue
+            if child.state != "stopping":
+                child.state = "stopping"
+                child.kill_at = now + child.part.stop_timeout_s
+                child.process.terminate()
+            elif now >= child.kill_at:
+                self._say(f"up.killed part={child.part.name} after_s={child.part.stop_timeout_s:g}")
+                child.process.kill()
+                child.kill_at = now + child.part.stop_timeout_s
 
     def _record(self) -> None:
         me = presence.Process.of(os.getpid())
