@@ -58,6 +58,18 @@ def response(problem: Problem) -> Response:
     return answer
 
 
+class TooLarge(HTTPException):
+    """The body is longer than `limit` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(413)
+        self.limit = limit
+
+
+def too_large(limit: int) -> Response:
+    return reply({"error": "request body too large", "why": f"the limit is {limit} bytes"}, 413)
+
+
 def install(app: FastAPI) -> None:
     @app.exception_handler(Problem)
     async def on_problem(request: Request, problem: Exception) -> Response:
@@ -76,6 +88,8 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def on_http(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        if isinstance(error, TooLarge):
+            return too_large(error.limit)
         if error.status_code == HTTPStatus.NOT_FOUND:
             return Response("404 page not found", 404, media_type="text/plain")
         text = HTTPStatus(error.status_code).phrase.lower()
@@ -83,7 +97,7 @@ def install(app: FastAPI) -> None:
         answer.headers.update(error.headers or {})
         return answer
 
-
-def bug() -> Response:
-    """What is answered when the code itself failed. The cause is in the log, never in the answer."""
-    return response(Internal("internal error", next="give the fly-request-id to whoever runs this platform"))
+    @app.exception_handler(Exception)
+    async def on_bug(_: Request, __: Exception) -> Response:
+        """The cause is in the log (`gate.py`), never in the answer."""
+        return response(Internal("internal error", next="give the fly-request-id to whoever runs this platform"))

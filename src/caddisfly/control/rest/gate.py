@@ -12,14 +12,9 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from caddisfly.control.rest import failures
-from caddisfly.control.rest.wire import reply
 from caddisfly.model import ids
 
 log = logging.getLogger(__name__)
-
-
-class _TooLarge(Exception):
-    pass
 
 
 class Gate:
@@ -35,30 +30,23 @@ class Gate:
         request_id = f"{ids.ulid()}-{self._region}"
         scope.setdefault("state", {})["request_id"] = request_id
         _without_trailing_slash(scope)
-        begun = False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal begun
             if message["type"] == "http.response.start":
-                begun = True
                 message["headers"] = [*message.get("headers", ()), (b"fly-request-id", request_id.encode())]
             await send(message)
 
         length = dict(scope["headers"]).get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._max:
+            answer = failures.too_large(self._max)
+            answer.headers["connection"] = "close"  # what follows is not read
+            await answer(scope, receive, send_with_id)
+            return
         try:
-            if length.isdigit() and int(length) > self._max:
-                raise _TooLarge
             await self._app(scope, self._counted(receive), send_with_id)
-        except _TooLarge:
-            answer = reply({"error": "request body too large", "why": f"the limit is {self._max} bytes"}, 413)
-            answer.headers["connection"] = "close"
-            if not begun:
-                await answer(scope, receive, send_with_id)
         except Exception:
+            # It was answered already, by the outermost handler of the routes; a stream that broke off is cut here.
             log.exception("rest.bug", extra={"request_id": request_id, "path": scope["path"]})
-            if begun:
-                raise
-            await failures.bug()(scope, receive, send_with_id)
 
     def _counted(self, receive: Receive) -> Receive:
         taken = 0
@@ -69,7 +57,7 @@ class Gate:
             if message["type"] == "http.request":
                 taken += len(message.get("body", b""))
                 if taken > self._max:
-                    raise _TooLarge
+                    raise failures.TooLarge(self._max)
             return message
 
         return counted

@@ -5,6 +5,9 @@ Rights are checked all the same, so that a path gives nothing away before it doe
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 from fastapi import APIRouter, Depends, Response
 
 from caddisfly.control.rest import shapes
@@ -72,6 +75,14 @@ async def _not_there() -> Response:
     )
 
 
+def _parameters(path: str) -> dict[str, Any]:
+    """The part of the OpenAPI document for what stands in braces."""
+    names = re.findall(r"{(\w+)}", path)
+    return {
+        "parameters": [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+    }
+
+
 for _table, _prefix, _check in (
     (_MACHINE, "/v1/apps/{app}/machines/{machine}/", living_machine),
     (_APP, "/v1/apps/{app}/", app_within),
@@ -87,5 +98,6 @@ for _table, _prefix, _check in (
                     methods=[_method],
                     name=f"{_method}_{_path}".replace("/", "_").replace("{", "").replace("}", ""),
                     dependencies=[Depends(_check)],
+                    openapi_extra=_parameters(_path),
                     response_model=None,
                 )

@@ -1,0 +1,302 @@
+"""A host without an agent: it serves the contract over a real bus and keeps its Machines in a dict.
+
+It makes the transitions that the agent would make, as fast as it can, unless it is told to hold them. What it does
+with processes is nothing; what it shows to control is what a host shows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from caddisfly.bus import contract
+from caddisfly.bus.catalog import HostEntry, Publication
+from caddisfly.bus.connection import Bus
+from caddisfly.bus.rpc import Dispatcher
+from caddisfly.model import ids, states
+from caddisfly.model.config import Config
+from caddisfly.model.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound, Problem
+from caddisfly.model.machine import ImageRef, Machine, rfc3339, wall_ms
+from tests.conftest import eventually
+
+
+class FakeHost:
+    """`memory_mb` is what it may promise to Machines. `failing[method]` is raised in place of an answer."""
+
+    def __init__(self, *, url: str, token: str, region: str = "ams", memory_mb: int = 8_000_000) -> None:
+        self.id, self.region, self.memory_mb = ids.host_id(), region, memory_mb
+        self.bus = Bus(url=url, token=token, name=f"host-{self.id}")
+        self.machines: dict[str, Machine] = {}
+        self.failing: dict[str, Problem] = {}
+        self.calls: list[tuple[str, Any]] = []
+        self.lines: dict[str, list[dict[str, Any]]] = {}
+        self.go = asyncio.Event()
+        """Cleared, Machines stay in their transient states."""
+        self.go.set()
+        self.answering = asyncio.Event()
+        """Cleared, calls are acted upon and not answered."""
+        self.answering.set()
+        self.bids = True
+        self._dispatcher = Dispatcher()
+        self._publication = Publication(self.bus, owns=self._owns, every_s=5)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._beat: asyncio.Task[None] | None = None
+        self._market: Subscription | None = None
+        for method, handler in (
+            (contract.CREATE_MACHINE, self.create),
+            (contract.UPDATE_MACHINE, self.update),
+            (contract.START_MACHINE, self.start_machine),
+            (contract.STOP_MACHINE, self.stop_machine),
+            (contract.RESTART_MACHINE, self.restart),
+            (contract.SIGNAL_MACHINE, self.signal),
+            (contract.DESTROY_MACHINE, self.destroy),
+            (contract.EXEC_MACHINE, self.exec),
+            (contract.READ_LOGS, self.read_logs),
+        ):
+            self._dispatcher.handle(method, self._told(method.name, handler))  # type: ignore[type-var]
+
+    def _told(self, name: str, handler: Any) -> Any:
+        async def told(request: Any) -> Any:
+            self.calls.append((name, request))
+            if name in self.failing:
+                raise self.failing[name]
+            answer = await handler(request)
+            await self.answering.wait()
+            return answer
+
+        return told
+
+    async def start(self) -> None:
+        self.bus.open()
+        await eventually(lambda: self.bus.connected)
+        entry = HostEntry(
+            id=self.id,
+            name=self.id,
+            region=self.region,
+            drivers=("fake",),
+            cpus=64,
+            memory_mb=self.memory_mb,
+            version="0",
+        )
+        self._publication.want(f"host.{self.id}", entry.model_dump(mode="json"))
+        self._publication.start()
+        await self._publication.put(f"host.{self.id}", entry.model_dump(mode="json"))
+        await self._dispatcher.serve_bus(self.bus, contract.host_prefix(self.id))
+        self._market = await self.bus.client.subscribe(contract.BIDS, cb=self._bid)
+        self.start_beating()
+
+    def start_beating(self) -> None:
+        self._beat = asyncio.create_task(self._beating())
+
+    def stop_beating(self) -> None:
+        assert self._beat is not None
+        self._beat.cancel()
+
+    async def stop(self) -> None:
+        self.stop_beating()
+        await self._publication.stop()
+        for task in [*self._tasks]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._dispatcher.close()
+        await self.bus.close()
+
+    async def _beating(self) -> None:
+        while True:
+            if self.bus.connected:
+                await self.bus.publish(contract.beat_subject(self.id), b"")
+            await asyncio.sleep(0.1)
+
+    def _owns(self, key: str, value: Mapping[str, Any]) -> bool:
+        return key == f"host.{self.id}" or value.get("host_id") == self.id
+
+    async def _bid(self, message: Msg) -> None:
+        request = contract.BidRequest.model_validate_json(message.data)
+        if not self.bids or self.region not in request.regions:
+            return
+        free = self._free_mb()
+        lacking = request.memory_mb > free
+        bid = contract.Bid(
+            host_id=self.id,
+            region=self.region,
+            score=0.0 if lacking else float(free),
+            refusal="insufficient memory" if lacking else "",
+        )
+        await message.respond(bid.model_dump_json().encode())
+
+    def _free_mb(self) -> int:
+        return self.memory_mb - sum(m.config.guest.memory_mb for m in self.machines.values() if m.alive)
+
+    async def put(self, machine: Machine) -> contract.MachineReply:
+        self.machines[machine.id] = machine
+        record = machine.to_record()
+        return contract.MachineReply(
+            record=record, revision=await self._publication.put(f"machine.{machine.id}", record)
+        )
+
+    def _get(self, machine_id: str) -> Machine:
+        machine = self.machines.get(machine_id)
+        if machine is None or machine.state == states.DESTROYED:
+            raise NotFound("machine not found")
+        return machine
+
+    def _later(self, work: Any) -> None:
+        async def run() -> None:
+            await self.go.wait()
+            await work
+
+        task = asyncio.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def create(self, call: contract.CreateMachine) -> contract.MachineReply:
+        if call.machine_id in self.machines:
+            machine = self.machines[call.machine_id]
+            return contract.MachineReply(record=machine.to_record())
+        config = Config(call.config)
+        if config.guest.memory_mb > self._free_mb():
+            raise Aborted("insufficient memory available")
+        for other in self.machines.values():
+            if other.app_id == call.app.id and other.name == call.name and other.alive:
+                raise AlreadyExists(f"machine ID {other.id} already exists")
+        now = wall_ms()
+        machine = Machine(
+            id=call.machine_id,
+            name=call.name,
+            app_name=call.app.name,
+            app_id=call.app.id,
+            org_id=call.app.org_id,
+            org_slug=call.app.org_slug,
+            network_id=call.app.network_id,
+            host_id=self.id,
+            region=self.region,
+            state=states.CREATED,
+            instance_id=ids.ulid(),
+            config=config,
+            image=ImageRef(
+                registry="registry-1.docker.io", repository="library/x", tag="latest", digest="sha256:" + "0" * 64
+            ),
+            private_ip=f"fdaa:0:{call.app.network_id:x}::2",
+            ipv4="172.20.0.2",
+            created_ms=now,
+            updated_ms=now,
+            cordoned=call.skip_service_registration,
+        ).with_event("launch", "created", source="user")
+        reply = await self.put(machine)
+        self._later(self._settle(machine.id, states.STOPPED) if call.skip_launch else self._run(machine.id))
+        return reply
+
+    async def _settle(self, machine_id: str, state: str) -> None:
+        await self.put(replace(self.machines[machine_id], state=state))
+
+    async def _run(self, machine_id: str) -> None:
+        machine = self.machines[machine_id]
+        if machine.state in (states.DESTROYING, states.DESTROYED):
+            return
+        machine = replace(machine, state=states.STARTING).with_event("start", "starting", source="user")
+        await self.put(machine)
+        await self.put(replace(machine, state=states.STARTED).with_event("start", "started", source="flyd"))
+
+    async def exit(self, machine_id: str, *, code: int, requested: bool = False, signal: int = -1) -> None:
+        """The main process ended."""
+        machine = self.machines[machine_id]
+        request = {
+            "exit_event": {
+                "exit_code": code,
+                "guest_exit_code": code,
+                "guest_signal": signal,
+                "guest_error": "",
+                "oom_killed": False,
+                "requested_stop": requested,
+                "restarting": False,
+                "signal": signal,
+                "error": "",
+                "exited_at": rfc3339(wall_ms()),
+            },
+            "restart_count": 0,
+        }
+        machine = machine.with_event("exit", "stopped", source="flyd", request=request)
+        if machine.config.auto_destroy:
+            await self.put(replace(machine, state=states.DESTROYING))
+            await self._destroyed(machine_id)
+        else:
+            await self.put(replace(machine, state=states.STOPPED))
+
+    async def _destroyed(self, machine_id: str) -> None:
+        machine = self.machines[machine_id].with_event("destroy", "destroyed", source="flyd")
+        await self.put(replace(machine, state=states.DESTROYED))
+
+    async def update(self, call: contract.UpdateMachine) -> contract.MachineReply:
+        machine = self._get(call.machine_id)
+        if call.current_version and call.current_version != machine.instance_id:
+            raise Aborted("machine update failed due to concurrent update")
+        ran = machine.state == states.STARTED
+        machine = replace(
+            machine, config=Config(call.config), instance_id=ids.ulid(), state=states.REPLACING
+        ).with_event("update", "replacing", source=call.source)
+        reply = await self.put(machine)
+        runs = ran and not call.skip_launch
+        self._later(self._run(machine.id) if runs else self._settle(machine.id, states.STOPPED))
+        return reply
+
+    async def start_machine(self, call: contract.MachineCall) -> contract.StartReply:
+        machine = self._get(call.machine_id)
+        if machine.state == states.STARTED:
+            return contract.StartReply(record=machine.to_record(), previous_state=machine.state)
+        if machine.state not in states.STARTABLE:
+            raise FailedPrecondition(f"unable to start machine from current state: '{machine.state}'")
+        reply = await self.put(
+            replace(machine, state=states.STARTING).with_event("start", "starting", source=call.source)
+        )
+        self._later(self._run(machine.id))
+        return contract.StartReply(record=reply.record, revision=reply.revision, previous_state=machine.state)
+
+    async def stop_machine(self, call: contract.StopMachine) -> contract.MachineReply:
+        machine = self._get(call.machine_id)
+        if machine.state == states.STOPPED:
+            return contract.MachineReply(record=machine.to_record())
+        reply = await self.put(
+            replace(machine, state=states.STOPPING).with_event("stop", "stopping", source=call.source)
+        )
+        self._later(self.exit(machine.id, code=0, requested=True))
+        return reply
+
+    async def restart(self, call: contract.StopMachine) -> contract.MachineReply:
+        machine = self._get(call.machine_id)
+        reply = await self.put(replace(machine, state=states.RESTARTING))
+        self._later(self._run(machine.id))
+        return reply
+
+    async def signal(self, call: contract.SignalMachine) -> contract.Nothing:
+        machine = self._running(call.machine_id)
+        if call.signal == "SIGKILL":
+            self._later(self.exit(machine.id, code=137, signal=9))
+        return contract.Nothing()
+
+    async def destroy(self, call: contract.DestroyMachine) -> contract.MachineReply:
+        machine = self._get(call.machine_id)
+        allowed = (states.STOPPED, states.SUSPENDED, states.FAILED, states.CREATED, states.DESTROYING)
+        if not call.force and machine.state not in allowed:
+            raise FailedPrecondition("unable to destroy machine, not currently stopped, suspended, failed or created")
+        reply = await self.put(replace(machine, state=states.DESTROYING))
+        self._later(self._destroyed(machine.id))
+        return reply
+
+    async def exec(self, call: contract.ExecMachine) -> contract.ExecReply:
+        self._running(call.machine_id)
+        code = 7 if call.command == ("sh", "-c", "exit 7") else 0
+        return contract.ExecReply(exit_code=code, stdout=" ".join(call.command), stderr=call.stdin)
+
+    async def read_logs(self, call: contract.ReadLogs) -> contract.LogLines:
+        return contract.LogLines(lines=tuple(self.lines.get(call.machine_id, [])[-call.limit :]))
+
+    def _running(self, machine_id: str) -> Machine:
+        machine = self._get(machine_id)
+        if machine.state != states.STARTED:
+            raise FailedPrecondition("machine not running")
+        return machine
