@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from caddisfly.bus.catalog import Publication
 from caddisfly.bus.connection import Bus
@@ -163,7 +164,8 @@ class Platform:
             raise NotFound("no such machine")
         if self.on_wake is not None:
             await self.on_wake(machine)
-        machine = await self.start_machine(machine)
+        if self.machines[machine.id].state != states.STARTED:
+            machine = await self.start_machine(machine)
         return MachineReply(record=machine.to_record())
 
     async def serve(self, handler: Handler, *, host: str = "127.0.0.1", port: int = 0) -> int:
@@ -184,6 +186,11 @@ class Platform:
         return int(server.sockets[0].getsockname()[1])
 
 
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
+    """The loop that the edge runs on in earnest."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
 @pytest.fixture
 async def platform(nats: NatsServer, tmp_path: Path) -> AsyncIterator[Platform]:
     instance = Platform(nats, tmp_path)
@@ -198,8 +205,7 @@ async def read_request(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
     """One request, head and body, as an app sees it. An empty head at the end of the connection."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
-    except asyncio.IncompleteReadError as error:
-        assert not error.partial
+    except asyncio.IncompleteReadError:
         return b"", b""
     lower = head.lower()
     if b"\r\ncontent-length: " in lower:

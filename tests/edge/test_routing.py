@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from caddisfly.model import ids, states
+from tests.conftest import eventually
 from tests.edge.conftest import Echo, Platform, RawClient, ask, service
 
 
@@ -117,9 +118,7 @@ async def test_a_soft_limit_fills_the_other_machine_first(platform: Platform) ->
         await platform.machine("web", port=await platform.serve(slow(name)), service=dict(limits))
     worker = await platform.edge()
     tasks = [asyncio.create_task(ask(worker, "web.localhost")) for _ in range(6)]
-    async with asyncio.timeout(5):
-        while sum(under_way.values()) < 6:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: sum(under_way.values()) == 6)
     assert under_way == {"a": 3, "b": 3}
     release.set()
     assert {(await task)[0] for task in tasks} == {200}
@@ -159,9 +158,7 @@ async def test_a_full_app_is_answered_503_in_the_end(platform: Platform) -> None
     worker = await platform.edge(full_deadline_s=0.2)
     first = await RawClient.open(worker)
     first.send(b"GET / HTTP/1.1\r\nHost: web.localhost\r\n\r\n")
-    async with asyncio.timeout(5):
-        while not any(one.load for one in worker.edge.routes.candidates()):
-            await asyncio.sleep(0.01)
+    await eventually(lambda: any(one.load for one in worker.edge.routes.candidates()))
     status, headers, body = await ask(worker, "web.localhost")
     assert (status, b"PR04" in body, "retry-after" in headers) == (503, True, True)
     first.close()

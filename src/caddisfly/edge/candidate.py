@@ -32,6 +32,7 @@ class Candidate:
 
     __slots__ = (
         "address",
+        "autostart",
         "connection_line",
         "fence",
         "hard",
@@ -65,6 +66,7 @@ class Candidate:
         self.machine = machine
         self.soft = service.soft_limit
         self.hard: float = service.hard_limit or math.inf
+        self.autostart = service.autostart
         self.pooled = service.concurrency_type == "requests"
         # As Fly: services that count connections get a new one for each request.
         self.connection_line = b"" if self.pooled else b"connection: close\r\n"

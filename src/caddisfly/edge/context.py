@@ -37,7 +37,8 @@ class Edge:
         """Close what waited too long."""
         now = self.now = self.loop.time()
         for client in list(self.clients):
-            if client.deadline and client.deadline < now:
+            # Deadlines are counted from a clock that may be one sweep old: nobody's time is cut short by that.
+            if client.deadline and client.deadline + SWEEP_S < now:
                 client.expire()
         for candidate in self.routes.candidates():
             candidate.prune(now, idle_max_s=self.settings.pool_idle_s)

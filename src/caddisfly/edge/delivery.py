@@ -168,14 +168,15 @@ class Delivery:
         return _nobody(route, self._settings.external_port)
 
     def _doubtful(self, route: Route) -> Machine | None:
-        """A Machine of this host whose state may be old news, because the bus is down: its agent knows better."""
-        if self._edge.bus.connected:
-            return None
-        known = [one.machine for one in route.candidates] + list(route.on_the_way)
-        for machine in known:
-            if machine.host_id == self._settings.host_id and machine.id not in self._asked:
-                return machine
-        return None
+        """A Machine whose state may be old news. Its host is asked, once: it knows better, and starts it if needed.
+
+        One that is `started` here but takes no connections may have stopped in this moment. One on its way up may have
+        arrived while the bus, which would tell, is down.
+        """
+        known = [one.machine for one in route.candidates if one.autostart]
+        if not self._edge.bus.connected:
+            known += [one for one in route.on_the_way if one.host_id == self._settings.host_id]
+        return next((machine for machine in known if machine.id not in self._asked), None)
 
     async def _wake(self, machine: Machine) -> Failure | None:
         try:

@@ -367,7 +367,10 @@ class Exchange:
     def _drop_upstream(self) -> None:
         upstream, self.upstream = self.upstream, None
         if upstream is not None:
-            upstream.abort()
+            if self.tunnel:
+                upstream.close()  # what the client sent before it left is still delivered
+            else:
+                upstream.abort()
             upstream.candidate.release()
 
     def _settle(self) -> None:
@@ -428,7 +431,9 @@ class Exchange:
         self.client.exchange_over(self, keep_alive=keep)
 
     def _log(self, status: int, code: str, why: str) -> None:
-        log.warning(
+        # Anybody can ask for names that do not exist, as often as they like: that is no event.
+        log.log(
+            logging.DEBUG if status < 500 else logging.WARNING,
             "edge.failed",
             extra={
                 "request": self.id.decode(),

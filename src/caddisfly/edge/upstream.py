@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING, cast
 
 from caddisfly.edge.response_head import BadResponse, ResponseHead, parse_response
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from caddisfly.edge.exchange import Exchange
 
 _HEAD_MAX = 65536
+_KEEPALIVE_IDLE_S = 15
+_KEEPALIVE_INTERVAL_S = 5
+_KEEPALIVE_PROBES = 3
 
 
 class Upstream(asyncio.Protocol):
@@ -35,6 +39,7 @@ class Upstream(asyncio.Protocol):
     def __init__(self, candidate: Candidate) -> None:
         self.candidate = candidate
         self.exchange: Exchange | None = None
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anybody has this object
         self.usable = True
         self.carried = False
         """Whether it has carried a request."""
@@ -49,6 +54,12 @@ class Upstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        # A Machine that is cut off sends no FIN: without this, a request on it would wait for ever.
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_INTERVAL_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)
 
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
@@ -65,6 +76,7 @@ class Upstream(asyncio.Protocol):
             if end < 4:
                 if len(data) > _HEAD_MAX:
                     exchange.bad_response("its header block is larger than 64 KiB")
+                    return
                 self._buffer = data
                 return
             block = data[:end]
@@ -144,7 +156,12 @@ class Upstream(asyncio.Protocol):
 
 async def connect(candidate: Candidate, *, timeout_s: float) -> Upstream:
     """Open a connection. Raises `OSError` or `TimeoutError`."""
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(timeout_s):
-        _, upstream = await loop.create_connection(lambda: Upstream(candidate), candidate.address, candidate.port)
+    upstream = Upstream(candidate)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await asyncio.get_running_loop().create_connection(lambda: upstream, candidate.address, candidate.port)
+    except BaseException:
+        if upstream.transport is not None:  # it came up in the moment in which we gave up
+            upstream.abort()
+        raise
     return upstream

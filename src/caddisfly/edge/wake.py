@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 _PROBE_FIRST_S = 0.002
 _PROBE_GROWTH = 1.5
 _PROBE_MAX_S = 0.1
+_REMEMBERED_MAX = 10_000
 
 
 class Wake:
@@ -86,10 +87,12 @@ class Wake:
             MachineCall(machine_id=machine.id, source="proxy"),
             timeout_s=self._settings.wake_deadline_s,
         )
-        if len(self._woken_ms) > 10_000:
-            self._woken_ms.clear()
-        self._woken_ms[machine.id] = wall_ms()
-        self._routes.learn(Machine.from_record(reply.record))
+        woken = Machine.from_record(reply.record)
+        if woken.run_id != machine.run_id:  # else it was up all the time, and a refused connection means what it says
+            if len(self._woken_ms) > _REMEMBERED_MAX:
+                self._woken_ms.clear()
+            self._woken_ms[machine.id] = wall_ms()
+        self._routes.learn(woken)
         log.info(
             "edge.wake",
             extra={

@@ -1,0 +1,1 @@
+"""Measuring: what SPECIFICATION.md promises, beside what a user would run instead, in one run on one computer."""
