@@ -171,7 +171,7 @@ async def _process(*command: str | Path, port: int, log: Path, **environment: st
 
 
 async def _listening(port: int, process: asyncio.subprocess.Process, log: Path) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):  # programs of 100 MB start slowly on a busy computer
         while True:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -186,7 +186,7 @@ async def _listening(port: int, process: asyncio.subprocess.Process, log: Path) 
 
 async def _routed(port: int) -> None:
     """Wait until it answers 200: it may listen before it has read its routes."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):  # programs of 100 MB start slowly on a busy computer
         while True:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"GET / HTTP/1.1\r\nHost: bench.localhost\r\nConnection: close\r\n\r\n")
