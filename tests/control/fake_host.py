@@ -7,7 +7,7 @@ with processes is nothing; what it shows to control is what a host shows.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -145,10 +145,10 @@ class FakeHost:
             raise NotFound("machine not found")
         return machine
 
-    def _later(self, work: Any) -> None:
+    def _later(self, work: Callable[..., Awaitable[None]], *args: Any, **options: Any) -> None:
         async def run() -> None:
             await self.go.wait()
-            await work
+            await work(*args, **options)
 
         task = asyncio.create_task(run())
         self._tasks.add(task)
@@ -188,11 +188,11 @@ class FakeHost:
             cordoned=call.skip_service_registration,
         ).with_event("launch", "created", source="user")
         reply = await self.put(machine)
-        self._later(self._settle(machine.id, states.STOPPED) if call.skip_launch else self._run(machine.id))
+        self._later(self._rest if call.skip_launch else self._run, machine.id)
         return reply
 
-    async def _settle(self, machine_id: str, state: str) -> None:
-        await self.put(replace(self.machines[machine_id], state=state))
+    async def _rest(self, machine_id: str) -> None:
+        await self.put(replace(self.machines[machine_id], state=states.STOPPED))
 
     async def _run(self, machine_id: str) -> None:
         machine = self.machines[machine_id]
@@ -241,7 +241,7 @@ class FakeHost:
         ).with_event("update", "replacing", source=call.source)
         reply = await self.put(machine)
         runs = ran and not call.skip_launch
-        self._later(self._run(machine.id) if runs else self._settle(machine.id, states.STOPPED))
+        self._later(self._run if runs else self._rest, machine.id)
         return reply
 
     async def start_machine(self, call: contract.MachineCall) -> contract.StartReply:
@@ -253,7 +253,7 @@ class FakeHost:
         reply = await self.put(
             replace(machine, state=states.STARTING).with_event("start", "starting", source=call.source)
         )
-        self._later(self._run(machine.id))
+        self._later(self._run, machine.id)
         return contract.StartReply(record=reply.record, revision=reply.revision, previous_state=machine.state)
 
     async def stop_machine(self, call: contract.StopMachine) -> contract.MachineReply:
@@ -263,19 +263,19 @@ class FakeHost:
         reply = await self.put(
             replace(machine, state=states.STOPPING).with_event("stop", "stopping", source=call.source)
         )
-        self._later(self.exit(machine.id, code=0, requested=True))
+        self._later(self.exit, machine.id, code=0, requested=True)
         return reply
 
     async def restart(self, call: contract.StopMachine) -> contract.MachineReply:
         machine = self._get(call.machine_id)
         reply = await self.put(replace(machine, state=states.RESTARTING))
-        self._later(self._run(machine.id))
+        self._later(self._run, machine.id)
         return reply
 
     async def signal(self, call: contract.SignalMachine) -> contract.Nothing:
         machine = self._running(call.machine_id)
         if call.signal == "SIGKILL":
-            self._later(self.exit(machine.id, code=137, signal=9))
+            self._later(self.exit, machine.id, code=137, signal=9)
         return contract.Nothing()
 
     async def destroy(self, call: contract.DestroyMachine) -> contract.MachineReply:
@@ -284,7 +284,7 @@ class FakeHost:
         if not call.force and machine.state not in allowed:
             raise FailedPrecondition("unable to destroy machine, not currently stopped, suspended, failed or created")
         reply = await self.put(replace(machine, state=states.DESTROYING))
-        self._later(self._destroyed(machine.id))
+        self._later(self._destroyed, machine.id)
         return reply
 
     async def exec(self, call: contract.ExecMachine) -> contract.ExecReply:

@@ -75,7 +75,7 @@ class Logs:
         if not token:
             lines = await self._read(app, region, instance, since_ns=time.time_ns() - _DAY_NS, limit=NEWEST)
             return lines[-NEWEST:], str(lines[-1].at_ns if lines else time.time_ns())
-        if not token.isdecimal() or len(token) > 20:
+        if not (token.isascii() and token.isdecimal()) or len(token) > 20:
             raise InvalidArgument(
                 f"invalid next_token {token!r}", next="send the next_token of the last reply, or none"
             )

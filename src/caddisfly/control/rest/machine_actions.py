@@ -55,7 +55,7 @@ async def restart_machine(
     timeout: Annotated[str, Query(description='As in "30s"; a bare number is seconds.')] = "",
     signal: str = "",
 ) -> Response:
-    text = f"{timeout}s" if timeout.isdecimal() else timeout
+    text = f"{timeout}s" if timeout.isascii() and timeout.isdecimal() else timeout
     call = contract.StopMachine(
         machine_id=machine.id,
         signal=_stop_signal(signal),
@@ -141,7 +141,7 @@ def _stop_signal(value: str) -> str:
 def _signal(value: str | int) -> str:
     """fly-go sends the number, everybody else the name."""
     name = str(value)
-    if isinstance(value, int) or name.isdecimal():
+    if isinstance(value, int) or (name.isascii() and name.isdecimal()):
         try:
             name = posix.Signals(int(value)).name
         except ValueError:
