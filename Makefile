@@ -1,0 +1,39 @@
+# Everything one does with a checkout. `make help` lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+
+.PHONY: help setup demo test check bench down clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what running the platform needs (packages, virtualenv); quick when it is there
+	@scripts/setup
+
+demo: ## Start the platform, run an example app and ask it for a page
+	@scripts/demo
+
+test: ## Check the code and run every test
+	@scripts/setup --test
+	@$(MAKE) --no-print-directory check
+	@$(BIN)/pytest $(ARGS)
+
+check: ## Format, lint, types and the rooms' rules
+	@[ -x $(BIN)/ruff ] || scripts/setup --test
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --strict
+	@$(BIN)/lint-imports
+
+bench: ## Measure, next to what one would use instead
+	@scripts/setup --bench
+	@$(BIN)/caddis bench $(ARGS)
+
+down: ## Stop the platform and its Machines; data stays
+	@if [ -x $(BIN)/caddis ]; then $(BIN)/caddis down; else echo "The platform is not set up."; fi
+
+clean: down ## Stop the platform and remove virtualenv and caches of this checkout; data stays
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist src/*.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
