@@ -46,7 +46,7 @@ class TarFactory:
         self._out.write(data)
         return self
 
-    def bytes(self) -> bytes:
+    def tar(self) -> bytes:
         self._tar.close()
         return self._out.getvalue()
 

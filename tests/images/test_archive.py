@@ -41,7 +41,7 @@ def docker_archive(parts: ImageParts, tars: list[bytes], **changes: Any) -> byte
         names.append(f"{number}/layer.tar")
     out.file("config.json", config)
     listing = {"Config": "config.json", "RepoTags": ["x:1"], "Layers": names} | changes
-    return out.file("manifest.json", json.dumps([listing]).encode()).bytes()
+    return out.file("manifest.json", json.dumps([listing]).encode()).tar()
 
 
 async def check(store: ImageStore, path: Path) -> None:
@@ -86,7 +86,7 @@ async def test_docker_save_with_a_layer_written_as_a_link(store: ImageStore, tmp
     tar = TarFactory().file("a/layer.tar", LAYERS[0]).file("b/layer.tar", LAYERS[1])
     tar.symlink("c/layer.tar", "../b/layer.tar").file("config.json", parts.config_bytes)
     tar.file("manifest.json", json.dumps([{"Config": "config.json", "Layers": names}]).encode())
-    (tmp_path / "saved.tar").write_bytes(tar.bytes())
+    (tmp_path / "saved.tar").write_bytes(tar.tar())
     await check(store, tmp_path / "saved.tar")
 
 
@@ -124,16 +124,16 @@ async def test_the_layers_of_docker_save_are_verified_against_the_config(store: 
         (b"", "neither an index.json"),
         (b"not a tar" * 1000, "not a readable tar"),
         (b"\x1f\x8b not gzip", "not a readable tar"),
-        (TarFactory().file("x").bytes(), "neither an index.json"),
-        (TarFactory().file("manifest.json", b"{").bytes(), "not JSON"),
-        (TarFactory().file("manifest.json", b"[]").bytes(), "holds 0 images"),
-        (TarFactory().file("manifest.json", b"[{},{}]").bytes(), "holds 2 images"),
-        (TarFactory().file("manifest.json", b"[{}]").bytes(), "no `Config`"),
-        (TarFactory().file("manifest.json", b'[{"Config":"c","Layers":[]}]').bytes(), "c is missing"),
-        (TarFactory().file("manifest.json", TOO_MANY).bytes(), "200 layers"),
-        (TarFactory().file("index.json", b'{"manifests":[{"digest":"../../etc/passwd"}]}').bytes(), "not a digest"),
-        (TarFactory().symlink("manifest.json", "/etc/passwd").bytes(), "neither an index.json"),
-        (TarFactory().file("manifest.json", b"x" * 600_000).bytes()[:-90_000], "middle of a file|not JSON"),
+        (TarFactory().file("x").tar(), "neither an index.json"),
+        (TarFactory().file("manifest.json", b"{").tar(), "not JSON"),
+        (TarFactory().file("manifest.json", b"[]").tar(), "holds 0 images"),
+        (TarFactory().file("manifest.json", b"[{},{}]").tar(), "holds 2 images"),
+        (TarFactory().file("manifest.json", b"[{}]").tar(), "no `Config`"),
+        (TarFactory().file("manifest.json", b'[{"Config":"c","Layers":[]}]').tar(), "c is missing"),
+        (TarFactory().file("manifest.json", TOO_MANY).tar(), "200 layers"),
+        (TarFactory().file("index.json", b'{"manifests":[{"digest":"../../etc/passwd"}]}').tar(), "not a digest"),
+        (TarFactory().symlink("manifest.json", "/etc/passwd").tar(), "neither an index.json"),
+        (TarFactory().file("manifest.json", b"x" * 600_000).tar()[:-90_000], "middle of a file|not JSON"),
     ],
 )  # fmt: skip
 async def test_a_bad_archive_is_refused_by_name(store: ImageStore, tmp_path: Path, content: bytes, reason: str) -> None:

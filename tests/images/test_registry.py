@@ -20,7 +20,7 @@ from tests.images.registry_server import DOCKER_MANIFEST, FakeRegistry
 
 def image(*, megabytes: int = 0, **config: Any) -> ImageParts:
     content = os.urandom(megabytes << 20) if megabytes else b"content"
-    return ImageParts(TarFactory().file("f", content).bytes(), TarFactory().file("g").bytes(), config=config)
+    return ImageParts(TarFactory().file("f", content).tar(), TarFactory().file("g").tar(), config=config)
 
 
 async def pull(store: ImageStore, reference: str) -> Image:

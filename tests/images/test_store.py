@@ -184,7 +184,7 @@ async def test_another_images_failure_is_not_ones_own(store: ImageStore, registr
 
 
 async def test_a_hostile_layer_leaves_nothing(store: ImageStore, registry: FakeRegistry) -> None:
-    tar = TarFactory().file("good").symlink("d", "/etc").file("d/passwd", b"evil").bytes()
+    tar = TarFactory().file("good").symlink("d", "/etc").file("d/passwd", b"evil").tar()
     resolved = await store.resolve(registry.push("evil:1", ImageParts(tar)))
     with pytest.raises(InvalidArgument, match=r"refused: .*parent that is a link"):
         await store.fetch(resolved)
@@ -258,7 +258,7 @@ async def test_a_full_disk_is_named_and_nothing_partial_stays(open_store: OpenSt
     mount_tmpfs(small, megabytes=20)
     try:
         store = await open_store(store_filesystem="directory", min_free_mb=0)
-        tar = TarFactory().file("f", bytes(40 << 20)).bytes()
+        tar = TarFactory().file("f", bytes(40 << 20)).tar()
         write_oci_layout(tmp_path / "big", layers=[tar])
         resolved = await store.import_archive(tmp_path / "big", name="big")
         with pytest.raises(Unavailable, match="no disk space") as caught:

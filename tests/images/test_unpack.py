@@ -85,7 +85,7 @@ async def test_files_keep_content_mode_owner_and_time(bench: Bench) -> None:
         .symlink("d/l", "/etc/passwd")
         .hardlink("d/h", "d/f")
         .fifo("d/p")
-        .bytes()
+        .tar()
     )
     found = (layer / "d/f").stat()
     assert (layer / "d/f").read_bytes() == b"hello"
@@ -105,14 +105,14 @@ async def test_files_keep_content_mode_owner_and_time(bench: Bench) -> None:
 @pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
 async def test_all_tar_dialects_are_read(bench: Bench, format: int) -> None:
     long = "a" * 90 + "/" + "b" * 90
-    layer = await bench.unpack(TarFactory(format).file(long, b"1").file("ü", b"2").symlink("s", "t" * 90).bytes())
+    layer = await bench.unpack(TarFactory(format).file(long, b"1").file("ü", b"2").symlink("s", "t" * 90).tar())
     assert (layer / long).read_bytes() == b"1"
     assert (layer / "ü").read_bytes() == b"2"
     assert os.readlink(layer / "s") == "t" * 90
 
 
 async def test_gzip_zstd_and_plain_give_the_same_layer(bench: Bench) -> None:
-    tar = TarFactory().file("f", os.urandom(3_000_000)).bytes()
+    tar = TarFactory().file("f", os.urandom(3_000_000)).tar()
     members = gzip.compress(tar[:1000], 1) + gzip.compress(tar[1000:], 1)
     frames = zstandard.compress(tar[:1000]) + zstandard.compress(tar[1000:])
     paths = {await bench.unpack(tar, packed=packed) for packed in (tar, members, zstandard.compress(tar), frames)}
@@ -122,7 +122,7 @@ async def test_gzip_zstd_and_plain_give_the_same_layer(bench: Bench) -> None:
 
 async def test_set_user_id_bits_and_capabilities_stay(bench: Bench) -> None:
     xattr = {"SCHILY.xattr.security.capability": CAPABILITY.decode("latin1")}
-    tar = TarFactory().file("su", b"elf", mode=0o4755).file("ping", b"elf", pax_headers=xattr).bytes()
+    tar = TarFactory().file("su", b"elf", mode=0o4755).file("ping", b"elf", pax_headers=xattr).tar()
     layer = await bench.unpack(tar)
     assert stat.S_IMODE((layer / "su").stat().st_mode) == 0o4755
     assert os.getxattr(layer / "ping", "security.capability") == CAPABILITY
@@ -134,14 +134,14 @@ async def test_other_extended_attributes_are_dropped(bench: Bench) -> None:
         "SCHILY.xattr.trusted.overlay.redirect": "/etc",
         "SCHILY.xattr.user.x": "1",
     }
-    tar = TarFactory().file("f", pax_headers=xattrs).directory("d", pax_headers=xattrs).bytes()
+    tar = TarFactory().file("f", pax_headers=xattrs).directory("d", pax_headers=xattrs).tar()
     layer = await bench.unpack(tar)
     assert os.listxattr(layer / "f") == []
     assert os.listxattr(layer / "d") == []
 
 
 async def test_whiteouts_become_the_overlays(bench: Bench) -> None:
-    layer = await bench.unpack(TarFactory().file("a/.wh.gone").file("b/.wh..wh..opq").file("b/new").bytes())
+    layer = await bench.unpack(TarFactory().file("a/.wh.gone").file("b/.wh..wh..opq").file("b/new").tar())
     gone = (layer / "a/gone").lstat()
     assert (stat.S_ISCHR(gone.st_mode), gone.st_rdev) == (True, 0)
     assert os.getxattr(layer / "b", "trusted.overlay.opaque") == b"y"
@@ -149,7 +149,7 @@ async def test_whiteouts_become_the_overlays(bench: Bench) -> None:
 
 
 async def test_a_whiteout_beside_its_own_name_hides_only_what_is_below(bench: Bench) -> None:
-    tar = TarFactory().directory("d").file("d/f").file(".wh.d").file(".wh.e").directory("e").file("e/f").bytes()
+    tar = TarFactory().directory("d").file("d/f").file(".wh.d").file(".wh.e").directory("e").file("e/f").tar()
     layer = await bench.unpack(tar)
     for name in ("d", "e"):
         assert os.getxattr(layer / name, "trusted.overlay.opaque") == b"y"
@@ -176,7 +176,7 @@ async def test_a_name_may_be_replaced(bench: Bench, earlier: str, later: str) ->
         tar.symlink("x", "other")
     else:
         tar.hardlink("x", "other")
-    layer = await bench.unpack(tar.bytes())
+    layer = await bench.unpack(tar.tar())
     expected = {"file": stat.S_ISREG, "directory": stat.S_ISDIR, "symlink": stat.S_ISLNK, "hardlink": stat.S_ISREG}
     assert expected[later]((layer / "x").lstat().st_mode)
 
@@ -186,7 +186,7 @@ async def test_case_and_unicode_forms_are_different_names(bench: Bench) -> None:
     tar = TarFactory()
     for name in names:
         tar.file(name, name.encode())
-    layer = await bench.unpack(tar.bytes())
+    layer = await bench.unpack(tar.tar())
     assert sorted(path.name for path in layer.iterdir()) == sorted(names)
     assert all((layer / name).read_text() == name for name in names)
 
@@ -201,7 +201,7 @@ async def test_an_empty_layer_is_an_empty_directory(bench: Bench) -> None:
 
 
 async def test_the_same_layer_twice_is_one_directory(bench: Bench) -> None:
-    tar = TarFactory().file("f").bytes()
+    tar = TarFactory().file("f").tar()
     assert await bench.unpack(tar) == await bench.unpack(tar)
 
 
@@ -332,7 +332,7 @@ async def test_devices_are_dropped(bench: Bench) -> None:
     tar = (
         TarFactory().device("null").device("sda", major=8, minor=0, block=True).device("w", major=0, minor=0).file("f")
     )
-    assert [path.name for path in (await bench.unpack(tar.bytes())).iterdir()] == ["f"]
+    assert [path.name for path in (await bench.unpack(tar.tar())).iterdir()] == ["f"]
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
@@ -358,13 +358,13 @@ async def test_what_cannot_be_decompressed_is_refused(bench: Bench, packed: byte
 
 
 async def test_a_truncated_layer_is_refused(bench: Bench) -> None:
-    tar = TarFactory().file("f", os.urandom(100_000)).bytes()
+    tar = TarFactory().file("f", os.urandom(100_000)).tar()
     with pytest.raises(InvalidArgument, match="cannot be decompressed"):
         await bench.unpack(tar, packed=gzip.compress(tar)[:-1000])
 
 
 async def test_both_digests_are_verified(bench: Bench) -> None:
-    tar = TarFactory().file("f").bytes()
+    tar = TarFactory().file("f").tar()
     packed = gzip.compress(tar)
     bench.blob.write_bytes(packed)
     wrong = "sha256:" + "0" * 64
@@ -376,11 +376,11 @@ async def test_both_digests_are_verified(bench: Bench) -> None:
 
 async def test_the_end_of_the_archive_is_not_the_end_of_the_digest(bench: Bench) -> None:
     """What follows the end marks belongs to the digest, so that nobody can append to a layer."""
-    tar = TarFactory().file("f").bytes()
+    tar = TarFactory().file("f").tar()
     with pytest.raises(InvalidArgument, match="its diff_id is"):
         await bench.unpack(tar, packed=gzip.compress(tar + b"appended"))
 
 
 async def test_an_endless_layer_ends_with_the_time(bench: Bench) -> None:
-    tar = TarFactory().file("f", bytes(60 << 20)).bytes()
+    tar = TarFactory().file("f", bytes(60 << 20)).tar()
     await bench.refuse(tar, "longer than 0.001 seconds", unpack_timeout_s=0.001)
