@@ -35,6 +35,7 @@ _HOST_ID = "0bee0bee"
 _TICKS = os.sysconf("SC_CLK_TCK")
 _CONNECTIONS = 32
 _WARM_UP_S = 1.0
+_ROUNDS = 3
 _VARIED = 'request = function() n = (n or 0) + 1; return wrk.format(nil, "/" .. n, {["X-Turn"] = n}) end'
 """Each request with a path and a header of its own: nothing that the edge remembered of the last one helps."""
 
@@ -49,7 +50,7 @@ class Contender:
 
 
 async def measure(duration_s: float) -> dict[str, Any]:
-    """Run each proxy for `duration_s` seconds of load. Returns rates, CPU and their ratios to nginx's.
+    """Run each proxy for `duration_s` seconds of load, in three rounds. Returns rates, CPU and their ratios to nginx's.
 
     Raises `FailedPrecondition` when nginx or wrk is not installed. Caddy and Traefik are left out when absent.
     """
@@ -68,14 +69,22 @@ async def measure(duration_s: float) -> dict[str, Any]:
             contenders.append(await stack.enter_async_context(_caddy(directory, caddy, upstream)))
         if traefik := _tool("traefik"):
             contenders.append(await stack.enter_async_context(_traefik(directory, traefik, upstream)))
-        results: dict[str, Any] = {}
-        for contender in contenders:
-            results[contender.name] = await _load(contender, duration_s)
         varied = directory / "varied.lua"
         varied.write_text(_VARIED)
-        for contender in contenders[:2]:
-            results[f"{contender.name}_varied"] = await _load(contender, duration_s, script=varied)
+        runs: dict[str, list[dict[str, Any]]] = {}
+        for _ in range(_ROUNDS):  # in turn, so that whatever else the computer does meets all alike
+            for contender in contenders:
+                runs.setdefault(contender.name, []).append(await _load(contender, duration_s / _ROUNDS))
+            for contender in contenders[:2]:
+                run = await _load(contender, duration_s / _ROUNDS, script=varied)
+                runs.setdefault(f"{contender.name}_varied", []).append(run)
+    results = {name: _middle(of_one) for name, of_one in runs.items()}
     return {"results": results, "ratios": _ratios(results)}
+
+
+def _middle(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The run whose CPU per request is the median."""
+    return sorted(runs, key=lambda run: float(run["cpu_ms_per_1000"]))[len(runs) // 2]
 
 
 def _ratios(results: dict[str, Any]) -> dict[str, float]:

@@ -10,11 +10,16 @@ written anew from what was parsed; a client's bytes are never handed on as they 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from functools import lru_cache
 
 from caddisfly.edge.grammar import HOST, LEAD, LENGTH, fields, words
 
 CHUNKED = -1
+_NAME_MAX = 262
+"""Bytes of a host name (255), a colon and a port, and more than any header is called."""
 
 STEERING = frozenset(
     (
@@ -50,6 +55,27 @@ _HANDLED = frozenset(
 )
 """Never copied: hop-by-hop, framing, or written by us."""
 
+_SINGLE = frozenset((b"host", b"content-length", b"transfer-encoding"))
+_NO_WORDS: frozenset[bytes] = frozenset()
+
+
+class _Treatment(Enum):
+    """What is done with a header."""
+
+    COPY = auto()
+    """Handed on, unless `Connection` names it."""
+    KEEP = auto()
+    """Handed on in any case."""
+    SINGLE = auto()
+    """Understood; a second one is refused."""
+    LIST = auto()
+    """Understood; several are one list."""
+    EXPECT = auto()
+    DROP = auto()
+
+
+_COPY = _Treatment.COPY
+
 
 class Refusal(Exception):
     """A request that is not passed on: the status to answer, and why in plain words. The connection is closed."""
@@ -67,11 +93,23 @@ class Origin:
     region: bytes
     port: int
     header_count_max: int
+    lines: bytes = field(init=False)
+    """The headers that say so: the same for every request of a connection."""
+
+    def __post_init__(self) -> None:
+        lines = (
+            b"x-forwarded-proto: http\r\nx-forwarded-ssl: off\r\nfly-client-ip: %b\r\n"
+            b"fly-forwarded-proto: http\r\nfly-forwarded-ssl: off\r\nfly-forwarded-port: %d\r\nfly-region: %b\r\n"
+        )
+        object.__setattr__(self, "lines", lines % (self.client_ip, self.port, self.region))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestFields:
-    """A header block, understood. `length` is the body's bytes, or `CHUNKED`."""
+    """A header block, understood. `length` is the body's bytes, or `CHUNKED`.
+
+    Not frozen only because that would make a quarter of the cost of parsing: nobody changes one.
+    """
 
     minor: int
     host: bytes
@@ -106,11 +144,12 @@ def parse_lead(lead: bytes, request: RequestFields) -> tuple[bytes, bytes]:
             break
     else:
         authority, path = rest, b"/"
-    if normalise_host(authority) != request.host:
+    if len(authority) > _NAME_MAX or normalise_host(authority) != request.host:
         raise Refusal(400, "the URL in the request line and the Host header name different hosts")
     return method, path if path.startswith(b"/") else b"/" + path
 
 
+@lru_cache(maxsize=4096)
 def normalise_host(authority: bytes) -> bytes:
     """Lower case, no port, no trailing dot. Raises `Refusal`."""
     match = HOST.fullmatch(authority)
@@ -118,6 +157,21 @@ def normalise_host(authority: bytes) -> bytes:
         raise Refusal(400, "the Host header is not a host name")
     host: bytes = match[1].lower()
     return host.removesuffix(b".")
+
+
+@lru_cache(maxsize=4096)
+def _treatment(name: bytes) -> tuple[_Treatment, bytes]:
+    """What is done with a header of this name, and the name in lower case."""
+    lower = name.lower()
+    # Apps behind CGI-like gateways read `Fly_Client_IP` as `Fly-Client-IP`: judge both alike.
+    meaning = lower.replace(b"_", b"-")
+    if lower in _SINGLE:
+        return _Treatment.SINGLE, lower
+    if meaning in _HANDLED:
+        return (_Treatment.LIST if meaning == lower else _Treatment.DROP), lower
+    if meaning.startswith(b"fly-"):
+        return (_Treatment.KEEP if lower in STEERING else _Treatment.DROP), lower
+    return (_Treatment.EXPECT if lower == b"expect" else _Treatment.COPY), lower
 
 
 def parse_fields(tail: bytes, origin: Origin) -> RequestFields:
@@ -131,49 +185,47 @@ def parse_fields(tail: bytes, origin: Origin) -> RequestFields:
         raise Refusal(400, "a header line is malformed")
     if len(found) > origin.header_count_max:
         raise Refusal(431, f"more than {origin.header_count_max} header lines")
+    copied: list[tuple[bytes, bytes]] = []
     lines: list[bytes] = []
     single: dict[bytes, bytes] = {}
     lists: dict[bytes, list[bytes]] = {}
-    nominated: set[bytes] = set()
     for name, value in found:
-        if name.lower() == b"connection":
-            nominated.update(words(value))
-    for name, value in found:
-        lower = name.lower()
-        value = value.rstrip(b" \t")
-        # Apps behind CGI-like gateways read `Fly_Client_IP` as `Fly-Client-IP`: judge both alike.
-        meaning = lower.replace(b"_", b"-")
-        if lower in (b"host", b"content-length", b"transfer-encoding"):
+        if len(name) > _NAME_MAX:  # names are remembered, so they must not be large
+            raise Refusal(431, f"a header name is longer than {_NAME_MAX} bytes")
+        treatment, lower = _treatment(name)
+        if treatment is _COPY:
+            copied.append((lower, b"%b: %b\r\n" % (name, value)))
+        elif treatment is _Treatment.SINGLE:
             if lower in single:
                 raise Refusal(400, f"more than one {lower.decode()} header")
-            single[lower] = value
-        elif meaning in _HANDLED:
-            if meaning == lower:
-                lists.setdefault(lower, []).append(value)
-        elif meaning.startswith(b"fly-"):
-            if lower in STEERING:
-                lines.append(b"%b: %b\r\n" % (name, value))
-        elif lower == b"expect":
-            if value.lower() != b"100-continue":
+            single[lower] = value.rstrip(b" \t")
+        elif treatment is _Treatment.LIST:
+            lists.setdefault(lower, []).append(value.rstrip(b" \t"))
+        elif treatment is _Treatment.KEEP:
+            lines.append(b"%b: %b\r\n" % (name, value.rstrip(b" \t")))
+        elif treatment is _Treatment.EXPECT:
+            if value.rstrip(b" \t").lower() != b"100-continue":
                 raise Refusal(417, "the only expectation known is 100-continue")
             if minor:
                 lines.append(b"expect: 100-continue\r\n")
-        elif lower not in nominated:
-            lines.append(b"%b: %b\r\n" % (name, value))
-    return _compose(minor, single, lists, nominated, lines, origin)
+    connection = set(words(b",".join(lists[b"connection"]))) if b"connection" in lists else _NO_WORDS
+    lines += [line for lower, line in copied if lower not in connection]
+    return _compose(minor, single, lists, connection, lines, origin)
 
 
 def _compose(
     minor: int,
     single: dict[bytes, bytes],
     lists: dict[bytes, list[bytes]],
-    connection: set[bytes],
+    connection: AbstractSet[bytes],
     lines: list[bytes],
     origin: Origin,
 ) -> RequestFields:
     authority = single.get(b"host", b"")
     if not authority:
         raise Refusal(400, "the Host header is missing")
+    if len(authority) > _NAME_MAX:
+        raise Refusal(400, "the Host header is not a host name")
     host = normalise_host(authority)
     length = _length(minor, single)
     if length:
@@ -188,21 +240,22 @@ def _compose(
     if upgrade:
         lines.append(b"connection: upgrade\r\nupgrade: %b\r\n" % upgrade)
     # Fly appends the app's own public address last; an app here has none yet.
-    forwarded = b", ".join((*lists.get(b"x-forwarded-for", ()), origin.client_ip))
+    forwarded = lists.get(b"x-forwarded-for")
+    via = lists.get(b"via")
     port = authority.rpartition(b":")[2]
-    if not port.isdigit():
+    if b"x-forwarded-port" in lists:
+        port = lists[b"x-forwarded-port"][0]
+    elif not port.isdigit():
         port = b"%d" % origin.port
     lines.append(
-        b"x-forwarded-for: %b\r\nx-forwarded-proto: http\r\nx-forwarded-ssl: off\r\nx-forwarded-port: %b\r\n"
-        b"fly-client-ip: %b\r\nfly-forwarded-proto: http\r\nfly-forwarded-ssl: off\r\nfly-forwarded-port: %d\r\n"
-        b"fly-region: %b\r\nvia: %b\r\n"
+        b"x-forwarded-for: %b%b\r\nx-forwarded-port: %b\r\nvia: %b1.%d fly.io\r\n%b"
         % (
-            forwarded,
-            (lists.get(b"x-forwarded-port") or [port])[0],
+            b"%b, " % b", ".join(forwarded) if forwarded else b"",
             origin.client_ip,
-            origin.port,
-            origin.region,
-            b", ".join((*lists.get(b"via", ()), b"1.%d fly.io" % minor)),
+            port,
+            b"%b, " % b", ".join(via) if via else b"",
+            minor,
+            origin.lines,
         )
     )
     keep_alive = b"close" not in connection and (minor == 1 or b"keep-alive" in connection)

@@ -34,9 +34,12 @@ class BadResponse(Exception):
     """The app's answer is not HTTP. The text says what is wrong."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ResponseHead:
-    """`length` is the body's bytes, `CHUNKED` or `UNTIL_CLOSE`; a bodiless status is for the reader to know."""
+    """`length` is the body's bytes, `CHUNKED` or `UNTIL_CLOSE`; a bodiless status is for the reader to know.
+
+    Not frozen only because of what that costs on the hot path: nobody changes one.
+    """
 
     status: int
     length: int
