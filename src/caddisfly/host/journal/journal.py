@@ -1,0 +1,267 @@
+"""SQLite as a journal: nothing is acknowledged, and no side effect begins, before it is on disk.
+
+WAL with `synchronous=FULL` costs one fsync for each commit. All writes go through one thread that commits whatever is
+waiting in one go, so a burst of a hundred creates pays for a few fsyncs, not for a hundred. In memory the agent is the
+only owner of these records, so the journal is read once, at start; each later write still carries the operation it
+belongs to, and a write for an operation that is no longer the Machine's is refused (`Stale`): a zombie changes nothing.
+
+A record that cannot be read (a flipped bit, a newer version's shape) is moved to `quarantine` and reported; the other
+Machines are adopted as if it were not there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from caddisfly.host.journal.operation import Operation
+from caddisfly.model.errors import AlreadyExists, Final, Unavailable
+from caddisfly.model.machine import Machine
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE machines (
+    id TEXT PRIMARY KEY, app_id TEXT NOT NULL, name TEXT NOT NULL, alive INTEGER NOT NULL, operation TEXT NOT NULL,
+    record TEXT NOT NULL
+);
+CREATE UNIQUE INDEX machine_names ON machines (app_id, name) WHERE alive = 1;
+CREATE TABLE operations (id TEXT PRIMARY KEY, machine_id TEXT NOT NULL, record TEXT NOT NULL);
+CREATE UNIQUE INDEX one_operation_per_machine ON operations (machine_id);
+CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+CREATE TABLE quarantine (id TEXT PRIMARY KEY, kind TEXT NOT NULL, record TEXT NOT NULL, reason TEXT NOT NULL);
+"""
+
+
+class Stale(Final):
+    """The write belongs to an operation that is no longer this Machine's."""
+
+    code = "aborted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Write:
+    """One atomic change. `fence` is the operation that the Machine must still have; None for a new Machine."""
+
+    machine: Machine
+    fence: str | None
+    begin: Operation | None = None
+    end: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    machines: tuple[Machine, ...]
+    operations: tuple[Operation, ...]
+    quarantined: frozenset[str]
+    """Ids of Machines whose record cannot be read. What runs for them is left alone: the operator decides."""
+
+
+_Work = tuple[Callable[[sqlite3.Connection], Any], Callable[[Any, BaseException | None], None]]
+
+
+class Journal:
+    """The one writer of a host's records."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    async def open(self) -> Contents:
+        """Open, migrate, and read everything. Raises `Unavailable` when the file cannot be used."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        opened: asyncio.Future[Contents] = asyncio.get_running_loop().create_future()
+        self._thread = threading.Thread(
+            target=self._run, args=(opened, asyncio.get_running_loop()), name="journal", daemon=True
+        )
+        self._thread.start()
+        return await opened
+
+    async def close(self) -> None:
+        self._queue.put(None)
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+
+    async def write(self, change: Write) -> None:
+        """Make one change durable. Raises `Stale` or `AlreadyExists`; `Unavailable` on a full or broken disk."""
+        await self._do(lambda connection: _write(connection, change))
+
+    async def progress(self, operation: Operation) -> None:
+        """Remember which step an operation is at. Nobody needs to wait for it: steps are idempotent."""
+        await self._do(
+            lambda connection: connection.execute(
+                "UPDATE operations SET record = ? WHERE id = ?", (json.dumps(operation.to_record()), operation.id)
+            )
+        )
+
+    async def next_number(self, counter: str) -> int:
+        """A number never given before by this journal. Durable before it is returned."""
+
+        def step(connection: sqlite3.Connection) -> int:
+            row = connection.execute(
+                "INSERT INTO counters VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value",
+                (counter,),
+            ).fetchone()
+            return int(row[0])
+
+        number: int = await self._do(step)
+        return number
+
+    async def forget(self, machine_id: str) -> None:
+        """Drop a Machine that has been destroyed for long enough."""
+        await self._do(lambda connection: connection.execute("DELETE FROM machines WHERE id = ?", (machine_id,)))
+
+    async def _do(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+
+        def finish(value: Any, error: BaseException | None) -> None:
+            if future.cancelled():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(value)
+
+        def done(value: Any, error: BaseException | None) -> None:
+            loop.call_soon_threadsafe(finish, value, error)
+
+        self._queue.put((work, done))
+        return await future
+
+    def _run(self, opened: asyncio.Future[Contents], loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            connection = _connect(self._path)
+            contents = _load(connection)
+        except (sqlite3.Error, OSError) as error:
+            reason = Unavailable(
+                f"the journal {self._path} cannot be used",
+                why=str(error),
+                next="caddis doctor; restore it from a backup",
+            )
+            loop.call_soon_threadsafe(opened.set_exception, reason)
+            return
+        loop.call_soon_threadsafe(opened.set_result, contents)
+        while self._commit(connection):
+            pass
+        connection.close()
+
+    def _commit(self, connection: sqlite3.Connection) -> bool:
+        """Commit everything that waits, in one transaction. False when told to stop."""
+        batch = [self._queue.get()]
+        while not self._queue.empty():
+            batch.append(self._queue.get())
+        outcomes: list[tuple[_Work, Any, BaseException | None]] = []
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for item in batch:
+                if item is not None:
+                    outcomes.append((item, *_attempt(connection, item[0])))
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            log.error("journal.commit_failed", extra={"reason": str(error)})
+            failed = Unavailable("the host's journal cannot be written", why=str(error), next="free disk space")
+            outcomes = [(item, None, failed) for item in batch if item is not None]
+        for (_, done), value, problem in outcomes:
+            done(value, problem)
+        return None not in batch
+
+
+def _attempt(
+    connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], Any]
+) -> tuple[Any, BaseException | None]:
+    """Run one piece of a batch so that its failure undoes it alone."""
+    connection.execute("SAVEPOINT work")
+    try:
+        value = work(connection)
+    except (Final, sqlite3.IntegrityError) as error:
+        connection.execute("ROLLBACK TO work")
+        connection.execute("RELEASE work")
+        return None, error
+    connection.execute("RELEASE work")
+    return value, None
+
+
+def _write(connection: sqlite3.Connection, change: Write) -> None:
+    machine = change.machine
+    row = (machine.app_id, machine.name, machine.alive, machine.operation, json.dumps(machine.to_record()), machine.id)
+    if change.fence is None:
+        try:
+            connection.execute(
+                "INSERT INTO machines (app_id, name, alive, operation, record, id) VALUES (?, ?, ?, ?, ?, ?)", row
+            )
+        except sqlite3.IntegrityError as error:
+            raise _name_taken(connection, machine) from error
+    else:
+        touched = connection.execute(
+            "UPDATE machines SET app_id = ?, name = ?, alive = ?, operation = ?, record = ? "
+            "WHERE id = ? AND operation = ?",
+            (*row, change.fence),
+        ).rowcount
+        if not touched:
+            raise Stale(f"machine {machine.id} has another operation than {change.fence or 'none'}")
+    if change.end:
+        connection.execute("DELETE FROM operations WHERE id = ?", (change.end,))
+    if change.begin is not None:
+        connection.execute(
+            "INSERT INTO operations VALUES (?, ?, ?)",
+            (change.begin.id, change.begin.machine_id, json.dumps(change.begin.to_record())),
+        )
+
+
+def _name_taken(connection: sqlite3.Connection, machine: Machine) -> AlreadyExists:
+    row = connection.execute(
+        "SELECT id FROM machines WHERE app_id = ? AND name = ? AND alive = 1", (machine.app_id, machine.name)
+    ).fetchone()
+    return AlreadyExists(
+        f"unique machine name violation, machine ID {row[0] if row else machine.id} already exists "
+        f'with name "{machine.name}"'
+    )
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > SCHEMA_VERSION:
+        raise sqlite3.DatabaseError(f"written by a newer version (schema {version}, this one knows {SCHEMA_VERSION})")
+    if version == 0:
+        connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    return connection
+
+
+def _load(connection: sqlite3.Connection) -> Contents:
+    machines = _readable(connection, "machines", Machine.from_record)
+    known = {machine.id for machine in machines}
+    operations = [
+        operation
+        for operation in _readable(connection, "operations", Operation.from_record)
+        if operation.machine_id in known
+    ]
+    quarantined = connection.execute("SELECT id FROM quarantine WHERE kind = 'machines'").fetchall()
+    return Contents(tuple(machines), tuple(operations), frozenset(id for (id,) in quarantined))
+
+
+def _readable(connection: sqlite3.Connection, table: str, parse: Callable[[dict[str, Any]], Any]) -> list[Any]:
+    found = []
+    for id, text in connection.execute(f"SELECT id, record FROM {table} ORDER BY rowid").fetchall():
+        try:
+            found.append(parse(json.loads(text)))
+        except (ValueError, KeyError, TypeError) as error:
+            log.error("journal.quarantined", extra={"kind": table, "id": id, "reason": repr(error)})
+            connection.execute("INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?)", (id, table, text, repr(error)))
+            connection.execute(f"DELETE FROM {table} WHERE id = ?", (id,))
+    return found
