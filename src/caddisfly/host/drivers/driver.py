@@ -1,0 +1,154 @@
+"""The contract that every driver fulfils.
+
+A driver is handed a `Sandbox`: everything about one incarnation of a Machine and nothing about why it should run. It
+must survive its caller: whatever it started keeps running, keeps its log and keeps its exit code when the agent is
+killed, and `recover` finds all of it again. Abilities that not every driver has are separate protocols, so that a
+caller asks `isinstance(driver, Pausable)` and a driver never pretends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from caddisfly.model.machine import Exit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """`cores` is the ceiling in physical cores, `weight` the share (1-10000, 100 is one full core) under contention."""
+
+    cores: float
+    weight: int
+    memory_mb: int
+    pids: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bind:
+    """A file of the host shown inside, read-only."""
+
+    source: Path
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sandbox:
+    """One incarnation, ready to start. `id` is never used twice; `uid` and `gids` are numbers of the image's world."""
+
+    id: str
+    root: Path
+    argv: tuple[str, ...]
+    env: tuple[str, ...]
+    cwd: str
+    uid: int
+    gid: int
+    gids: tuple[int, ...]
+    hostname: str
+    netns: Path | None
+    """None means an empty network of its own."""
+    binds: tuple[Bind, ...]
+    limits: Limits
+    log: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A live sandbox. `pid` is the host's number of its first process."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A sandbox whose first process is gone, not yet destroyed."""
+
+    exit: Exit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A command to run inside a live sandbox. It inherits the sandbox's environment and user."""
+
+    argv: tuple[str, ...]
+    stdin: bytes = b""
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandResult:
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """CPU in nanoseconds since the start, memory in bytes, processes."""
+
+    cpu_ns: int
+    memory_bytes: int
+    pids: int
+    oom_kills: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """What really works here, found out by trying. `reason` says why not, and what would change it."""
+
+    works: bool
+    version: str = ""
+    reason: str = ""
+    abilities: frozenset[str] = field(default_factory=frozenset)
+
+
+class Driver(Protocol):
+    """Every call is idempotent and may be repeated after a crash."""
+
+    name: str
+
+    async def fingerprint(self) -> Fingerprint: ...
+
+    async def start(self, sandbox: Sandbox) -> Running:
+        """Start it. Raises `Final` when this sandbox can never start, `Retryable` when the host was at fault."""
+        ...
+
+    async def signal(self, id: str, number: int) -> None:
+        """Send a signal to its first process. A sandbox that has ended ignores it."""
+        ...
+
+    async def kill(self, id: str) -> None:
+        """End every process in it at once."""
+        ...
+
+    async def wait(self, id: str) -> Exit:
+        """Return once its first process is gone. May be awaited by a process that did not start it."""
+        ...
+
+    async def execute(self, id: str, command: Command) -> CommandResult:
+        """Run a command beside the first process. Raises `DeadlineExceeded` after killing it."""
+        ...
+
+    async def stats(self, id: str) -> Stats: ...
+
+    async def recover(self, id: str) -> Running | Ended | None:
+        """What became of it: still running, ended with this exit, or never heard of."""
+        ...
+
+    async def destroy(self, id: str) -> None:
+        """Remove every trace of it: processes, control groups, files of the driver. Not its root or its network."""
+        ...
+
+    async def known(self) -> frozenset[str]:
+        """Ids of every sandbox that has a trace on this host."""
+        ...
+
+
+@runtime_checkable
+class Pausable(Protocol):
+    """Can freeze all processes where they are, keeping memory, and let them go on."""
+
+    async def pause(self, id: str) -> None: ...
+
+    async def unpause(self, id: str) -> None: ...

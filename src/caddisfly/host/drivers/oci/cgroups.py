@@ -1,0 +1,171 @@
+"""Control groups, whichever way this host has them mounted.
+
+Three layouts are in use: v1 (a tree for each controller), v2 (one tree) and hybrid (v1 controllers beside a v2 tree
+without any). runc handles all three by itself. crun refuses the hybrid layout, so for it the groups are made here and
+the runtime is started inside them. Reading counters is done here for all: a runtime takes 13 ms to tell what two files
+say in half of one.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from caddisfly.host.drivers.driver import Limits, Stats
+from caddisfly.model.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+ROOT = Path("/sys/fs/cgroup")
+PARENT = "caddisfly"
+Layout = Literal["v1", "hybrid", "v2"]
+_V1_CONTROLLERS = ("cpu", "cpuacct", "memory", "pids", "freezer")
+_PERIOD_US = 100_000
+
+
+def layout(root: Path = ROOT) -> Layout:
+    """How this host mounts its control groups."""
+    if (root / "cgroup.controllers").exists():
+        return "v2"
+    return "hybrid" if (root / "unified").is_dir() else "v1"
+
+
+@dataclass(frozen=True, slots=True)
+class ControlGroups:
+    """The groups under `caddisfly/` in every tree."""
+
+    layout: Layout
+    root: Path = ROOT
+
+    def path(self, id: str) -> str:
+        """What goes into a bundle as `cgroupsPath`."""
+        return f"/{PARENT}/{id}"
+
+    def directories(self, id: str) -> tuple[Path, ...]:
+        """Every directory that belongs to a sandbox."""
+        if self.layout == "v2":
+            return (self.root / PARENT / id,)
+        trees = {tree.resolve() for tree in self.root.iterdir() if tree.is_dir()}
+        return tuple(tree / PARENT / id for tree in sorted(trees))
+
+    def make(self, id: str, limits: Limits) -> tuple[Path, ...]:
+        """Make the v1 groups with their limits. Returns those that a process must join to be inside."""
+        made = []
+        for controller in _V1_CONTROLLERS:
+            group = self.root / controller / PARENT / id
+            if not (self.root / controller).is_dir():
+                continue
+            group.mkdir(parents=True, exist_ok=True)
+            made.append(group.resolve())
+        _write(self.root / "memory" / PARENT / id / "memory.limit_in_bytes", limits.memory_mb << 20)
+        swap = self.root / "memory" / PARENT / id / "memory.memsw.limit_in_bytes"
+        if swap.exists():
+            _write(swap, limits.memory_mb << 20)
+        _write(self.root / "cpu" / PARENT / id / "cpu.cfs_quota_us", int(limits.cores * _PERIOD_US))
+        _write(self.root / "cpu" / PARENT / id / "cpu.shares", max(2, limits.weight * 1024 // 100))
+        _write(self.root / "pids" / PARENT / id / "pids.max", limits.pids)
+        return tuple(dict.fromkeys(made))
+
+    def remove(self, id: str) -> None:
+        """Remove every group of a sandbox whose processes are gone. Raises `Unavailable` while some are not."""
+        for directory in self.directories(id):
+            if not directory.is_dir():
+                continue
+            children = [Path(parent) for parent, _, _ in os.walk(directory, topdown=False)]
+            for child in children:
+                try:
+                    child.rmdir()
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    if error.errno == errno.EBUSY:
+                        raise Unavailable(f"control group {child} still has processes") from error
+                    raise
+
+    def processes(self, id: str) -> frozenset[int]:
+        """Every process in a sandbox, by the host's numbers."""
+        found: set[int] = set()
+        for directory in self._counting(id):
+            for parent, _, files in os.walk(directory):
+                if "cgroup.procs" in files:
+                    found |= {int(pid) for pid in _read(Path(parent) / "cgroup.procs").split()}
+        return frozenset(found)
+
+    def known(self) -> frozenset[str]:
+        """Ids that have a group in any tree."""
+        trees = [self.root] if self.layout == "v2" else [tree for tree in self.root.iterdir() if tree.is_dir()]
+        found: set[str] = set()
+        for tree in trees:
+            parent = tree / PARENT
+            if parent.is_dir():
+                found |= {entry.name for entry in parent.iterdir() if entry.is_dir()}
+        return frozenset(found)
+
+    def stats(self, id: str) -> Stats:
+        """Counters of a sandbox; zero for what this host does not count."""
+        if self.layout == "v2":
+            group = self.root / PARENT / id
+            return Stats(
+                cpu_ns=_field(group / "cpu.stat", "usage_usec") * 1000,
+                memory_bytes=_number(group / "memory.current"),
+                pids=_number(group / "pids.current"),
+                oom_kills=_field(group / "memory.events", "oom_kill"),
+            )
+        return Stats(
+            cpu_ns=_number(self.root / "cpuacct" / PARENT / id / "cpuacct.usage"),
+            memory_bytes=_number(self.root / "memory" / PARENT / id / "memory.usage_in_bytes"),
+            pids=_number(self.root / "pids" / PARENT / id / "pids.current"),
+            oom_kills=_field(self.root / "memory" / PARENT / id / "memory.oom_control", "oom_kill"),
+        )
+
+    def _counting(self, id: str) -> tuple[Path, ...]:
+        if self.layout == "v2":
+            return (self.root / PARENT / id,)
+        return (self.root / "pids" / PARENT / id, self.root / "memory" / PARENT / id)
+
+
+def resources(limits: Limits) -> dict[str, Any]:
+    """The same limits as a bundle states them, for a runtime that makes the groups itself."""
+    return {
+        "memory": {"limit": limits.memory_mb << 20, "swap": limits.memory_mb << 20},
+        "cpu": {
+            "shares": max(2, limits.weight * 1024 // 100),
+            "quota": int(limits.cores * _PERIOD_US),
+            "period": _PERIOD_US,
+        },
+        "pids": {"limit": limits.pids},
+    }
+
+
+def _write(path: Path, value: int) -> None:
+    try:
+        path.write_text(str(value))
+    except OSError as error:
+        raise Unavailable(f"a limit cannot be set: {path}", why=str(error), next="caddis doctor") from error
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    except OSError as error:
+        if error.errno == errno.ENODEV:  # the group went away while it was read
+            return ""
+        raise
+
+
+def _number(path: Path) -> int:
+    return int(_read(path).strip() or 0)
+
+
+def _field(path: Path, name: str) -> int:
+    for line in _read(path).splitlines():
+        key, _, value = line.partition(" ")
+        if key == name:
+            return int(value)
+    return 0

@@ -1,0 +1,280 @@
+"""The `oci` driver: a Machine as an OCI container under conmon.
+
+Everything it knows of a sandbox is in one directory on a file system that a reboot empties:
+
+    <run_dir>/sandboxes/<id>/   config.json   pid   conmon.pid   exit/<id>   started
+
+`started` is written last. A sandbox without it was interrupted half-way and counts as never started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+import os
+import shutil
+import signal
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from caddisfly.host.drivers.driver import (
+    Bind,
+    Command,
+    CommandResult,
+    Ended,
+    Fingerprint,
+    Limits,
+    Running,
+    Sandbox,
+    Stats,
+)
+from caddisfly.host.drivers.oci import command
+from caddisfly.host.drivers.oci.bundle import INIT, specification
+from caddisfly.host.drivers.oci.cgroups import ControlGroups, layout
+from caddisfly.host.drivers.oci.conmon import Shim
+from caddisfly.host.drivers.oci.runtime import Name, Runtime
+from caddisfly.model.errors import FailedPrecondition, Internal, Problem, Unavailable
+from caddisfly.model.machine import Exit, wall_ms
+
+log = logging.getLogger(__name__)
+
+INIT_BINARY = Path("/usr/bin/tini-static")
+_REMOVE_TRIES = 50
+_REMOVE_WAIT_S = 0.02
+
+
+class OciDriver:
+    """Machines as OCI containers. `choose` finds the runtime; the rest is the contract of drivers/driver.py."""
+
+    name = "oci"
+
+    def __init__(self, *, run_dir: Path, runtime: Runtime, groups: ControlGroups, timeout_s: float = 30.0) -> None:
+        self._sandboxes = run_dir / "sandboxes"
+        self._sandboxes.mkdir(parents=True, exist_ok=True)
+        self._runtime, self._groups, self._timeout_s = runtime, groups, timeout_s
+
+    @property
+    def runtime(self) -> str:
+        return self._runtime.name
+
+    @classmethod
+    async def choose(cls, *, run_dir: Path, wanted: str, timeout_s: float) -> OciDriver:
+        """The wanted runtime, or the first that proves to work. Raises `FailedPrecondition` when none does."""
+        groups = ControlGroups(layout())
+        names: tuple[Name, ...] = ("crun", "runc") if wanted == "auto" else (wanted,)  # type: ignore[assignment]
+        reasons = []
+        for name in names:
+            try:
+                runtime = Runtime.install(name, directory=run_dir, groups=groups)
+            except FailedPrecondition as problem:
+                reasons.append(str(problem))
+                continue
+            driver = cls(run_dir=run_dir, runtime=runtime, groups=groups, timeout_s=timeout_s)
+            found = await driver.fingerprint()
+            if found.works:
+                log.info("driver.chosen", extra={"runtime": name, "version": found.version, "cgroups": groups.layout})
+                return driver
+            reasons.append(f"{name}: {found.reason}")
+        raise FailedPrecondition("no OCI runtime works on this host", why="; ".join(reasons), next="caddis doctor")
+
+    async def fingerprint(self) -> Fingerprint:
+        """Run a real sandbox with real limits, and see that it ran inside them."""
+        if not INIT_BINARY.exists():
+            return Fingerprint(works=False, reason=f"{INIT_BINARY} is missing: apt-get install tini")
+        id = f"probe-{os.getpid():07d}-{wall_ms() % 1_000_000:06d}"
+        try:
+            version = (await self._runtime.run("--version", timeout_s=self._timeout_s)).split("\n")[0]
+            with tempfile.TemporaryDirectory(prefix="caddis-probe-") as root:
+                Path(root).chmod(0o755)  # the probe is not root and must reach its own /
+                await self.start(_probe(id, Path(root)))
+                ended = await asyncio.wait_for(self.wait(id), self._timeout_s)
+                counted = self._groups.stats(id).cpu_ns
+                await self.destroy(id)
+        except (Problem, TimeoutError) as problem:
+            await self._tidy_probe(id)
+            return Fingerprint(works=False, reason=str(problem) or "no answer in time")
+        if ended.exit_code != 0:
+            return Fingerprint(works=False, version=version, reason=f"a probe ended with {ended.exit_code}")
+        if not counted and self._runtime.name != "runsc":
+            return Fingerprint(works=False, version=version, reason="its processes escape the control groups")
+        return Fingerprint(works=True, version=version, abilities=frozenset({"exec", "stats"}))
+
+    async def _tidy_probe(self, id: str) -> None:
+        try:
+            await self.destroy(id)
+        except Problem as problem:
+            log.warning("driver.probe_left", extra={"id": id, "reason": str(problem)})
+
+    async def start(self, sandbox: Sandbox) -> Running:
+        found = await self.recover(sandbox.id)
+        if isinstance(found, Running):
+            return found
+        shim = self._shim(sandbox.id)
+        shim.directory.mkdir(exist_ok=True)
+        sandbox.log.parent.mkdir(parents=True, exist_ok=True)
+        binds = (Bind(source=INIT_BINARY, target=INIT), *sandbox.binds)
+        own = self._runtime.makes_groups
+        config = specification(
+            replace(sandbox, binds=binds),
+            cgroups_path=self._groups.path(sandbox.id) if own else None,
+            with_seccomp=self._runtime.name != "runsc",
+        )
+        (shim.directory / "config.json").write_text(json.dumps(config))
+        joins = () if own else self._groups.make(sandbox.id, sandbox.limits)
+        try:
+            pid = await shim.create(self._runtime, log=sandbox.log, groups=joins, timeout_s=self._timeout_s)
+            await self._runtime.run("start", sandbox.id, timeout_s=self._timeout_s)
+        except Problem:
+            await self.destroy(sandbox.id)
+            raise
+        (shim.directory / "started").touch()
+        return Running(pid)
+
+    async def signal(self, id: str, number: int) -> None:
+        shim = self._shim(id)
+        # While conmon lives it has not reaped the process, so the number cannot have been taken over by another.
+        pid = shim.pid() if shim.own_pid() is not None and shim.exit_code() is None else None
+        if pid is not None:
+            _send(pid, number)
+
+    async def kill(self, id: str) -> None:
+        await self.signal(id, signal.SIGKILL)
+        for pid in self._groups.processes(id):
+            _send(pid, signal.SIGKILL)
+
+    async def wait(self, id: str) -> Exit:
+        shim = self._shim(id)
+        pid = shim.own_pid()
+        if pid is not None:
+            await _gone(pid)
+        return await self._ended(shim)
+
+    async def _ended(self, shim: Shim) -> Exit:
+        code = shim.exit_code()
+        if code is None:
+            # conmon was killed: its sandbox has lost its console and its witness, and must not run on unseen.
+            await self.kill(shim.id)
+            return Exit(exit_code=137, signal=9, error="the supervisor of its sandbox was killed", at_ms=wall_ms())
+        number = code - 128 if 128 < code <= 192 else -1
+        oom = code == 137 and self._groups.stats(shim.id).oom_kills > 0
+        at_ms = int(shim.exit_file.stat().st_mtime * 1000)
+        return Exit(exit_code=code, signal=number, oom_killed=oom, at_ms=at_ms)
+
+    async def execute(self, id: str, wanted: Command) -> CommandResult:
+        shim = self._shim(id)
+        if shim.own_pid() is None or shim.exit_code() is not None:
+            raise FailedPrecondition("machine not running")
+        joins = () if self._runtime.makes_groups else self._own_groups(id)
+        return await command.execute(self._runtime, id, wanted, directory=shim.directory, groups=joins)
+
+    def _own_groups(self, id: str) -> tuple[Path, ...]:
+        return tuple(group for group in self._groups.directories(id) if group.is_dir())
+
+    async def stats(self, id: str) -> Stats:
+        return self._groups.stats(id)
+
+    async def recover(self, id: str) -> Running | Ended | None:
+        shim = self._shim(id)
+        pid = shim.pid()
+        if pid is None or not (shim.directory / "started").exists():
+            return None
+        if shim.exit_code() is not None or shim.own_pid() is None:
+            return Ended(await self._ended(shim))
+        return Running(pid)
+
+    async def destroy(self, id: str) -> None:
+        shim = self._shim(id)
+        await self.kill(id)
+        pid = shim.own_pid()
+        if pid is not None:
+            await asyncio.wait_for(_gone(pid), self._timeout_s)
+        if (self._runtime.state / id).exists():
+            await self._runtime.run("delete", "--force", id, timeout_s=self._timeout_s)
+        await self._remove_groups(id)
+        if shim.directory.exists():
+            await asyncio.to_thread(shutil.rmtree, shim.directory)
+
+    async def _remove_groups(self, id: str) -> None:
+        for attempt in range(_REMOVE_TRIES):
+            try:
+                self._groups.remove(id)
+            except Unavailable:
+                # The kernel lets a killed process linger in its group for some milliseconds.
+                await self.kill(id)
+                if attempt == _REMOVE_TRIES - 1:
+                    raise
+                await asyncio.sleep(_REMOVE_WAIT_S)
+            else:
+                return
+
+    async def known(self) -> frozenset[str]:
+        found = {entry.name for entry in self._sandboxes.iterdir()} | self._groups.known()
+        return frozenset(found | {entry.name for entry in self._runtime.state.iterdir() if entry.is_dir()})
+
+    async def reopen_log(self, id: str) -> None:
+        """Make conmon open its log file again, after the old one was renamed."""
+        shim = self._shim(id)
+        if shim.own_pid() is not None:
+            await asyncio.to_thread(_order, shim.control, b"2 0 0\n")
+
+    def _shim(self, id: str) -> Shim:
+        return Shim(id, self._sandboxes / id)
+
+
+def _probe(id: str, root: Path) -> Sandbox:
+    return Sandbox(
+        id=id,
+        root=root,
+        argv=(INIT, "--version"),
+        env=("PATH=/",),
+        cwd="/",
+        uid=65534,
+        gid=65534,
+        gids=(),
+        hostname="probe",
+        netns=None,
+        binds=(),
+        limits=Limits(cores=1.0, weight=100, memory_mb=64, pids=32),
+        log=root / "log",
+    )
+
+
+def _send(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+    except OSError as error:
+        raise Internal(f"cannot signal process {pid}", why=str(error)) from error
+
+
+def _order(fifo: Path, line: bytes) -> None:
+    try:
+        descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.ENOENT):  # conmon has just gone
+            return
+        raise
+    try:
+        os.write(descriptor, line)
+    finally:
+        os.close(descriptor)
+
+
+async def _gone(pid: int) -> None:
+    """Return once the process has ended, whoever its parent is."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(descriptor, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
