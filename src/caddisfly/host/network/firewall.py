@@ -1,0 +1,167 @@
+"""Who may send packets to whom, in nftables.
+
+Deny is the default in every direction that crosses a network. A packet from a Machine is first matched, interface and
+source address together, against what that interface owns: a forged source matches nothing and is dropped. The match
+yields the network's number, and only (network, destination) pairs that exist may be reached. Nothing of the host's own
+is reachable from a Machine, whatever listens there; replies to what the host began are.
+
+The rules are few and fixed; Machines are elements of sets. Adding one through libnftables takes 0.2 ms, through a new
+`nft` process 4. Rules touch only our own interfaces: what else this host forwards is not our business.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import threading
+from dataclasses import dataclass
+
+from caddisfly.model.errors import FailedPrecondition, Internal
+
+log = logging.getLogger(__name__)
+
+TABLE = "caddisfly"
+LINK_PREFIX = "cfm"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Port:
+    """Where a Machine is plugged in: its link on the host, its addresses, its network."""
+
+    link: str
+    ipv4: str
+    ipv6: str
+    network_id: int
+
+    def elements(self) -> dict[str, str]:
+        mark = f"0x{self.network_id:08x}"
+        return {
+            "source4": f'"{self.link}" . {self.ipv4} : {mark}',
+            "source6": f'"{self.link}" . {self.ipv6} : {mark}',
+            "member4": f"{mark} . {self.ipv4}",
+            "member6": f"{mark} . {self.ipv6}",
+        }
+
+    def keys(self) -> dict[str, str]:
+        return {name: element.split(" : ")[0] for name, element in self.elements().items()}
+
+
+def ruleset(pool: str) -> str:
+    """The fixed part. Loading it again keeps the elements that are there."""
+    return f"""
+table inet {TABLE} {{
+  map source4 {{ type ifname . ipv4_addr : mark; }}
+  map source6 {{ type ifname . ipv6_addr : mark; }}
+  set member4 {{ type mark . ipv4_addr; }}
+  set member6 {{ type mark . ipv6_addr; }}
+  chain from_machine {{
+    meta mark set 0x0
+    meta mark set iifname . ip saddr map @source4
+    meta mark set iifname . ip6 saddr map @source6
+    meta mark 0x0 counter drop
+    ct state established,related meta mark set 0x0 accept
+    meta mark . ip daddr @member4 meta mark set 0x0 accept
+    meta mark . ip6 daddr @member6 meta mark set 0x0 accept
+    meta mark set 0x0
+    oifname "{LINK_PREFIX}*" reject
+    ip daddr {{ 169.254.0.0/16, 127.0.0.0/8, 224.0.0.0/4, {pool} }} reject
+    ip6 daddr {{ fe80::/10, ff00::/8, fdaa::/16 }} reject
+    accept
+  }}
+  chain forward {{
+    type filter hook forward priority filter; policy accept;
+    iifname "{LINK_PREFIX}*" jump from_machine
+    oifname "{LINK_PREFIX}*" ct state established,related accept
+    oifname "{LINK_PREFIX}*" drop
+  }}
+  chain input {{
+    type filter hook input priority filter; policy accept;
+    iifname "{LINK_PREFIX}*" jump to_host
+  }}
+  chain to_host {{
+    icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+    meta mark set 0x0
+    meta mark set iifname . ip saddr map @source4
+    meta mark set iifname . ip6 saddr map @source6
+    meta mark 0x0 counter drop
+    meta mark set 0x0
+    ct state established,related accept
+    reject
+  }}
+  chain outward {{
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr {pool} oifname != "{LINK_PREFIX}*" masquerade
+    ip6 saddr fdaa::/16 oifname != "{LINK_PREFIX}*" masquerade
+  }}
+}}
+"""
+
+
+class Firewall:
+    """The table, through one context of libnftables."""
+
+    def __init__(self) -> None:
+        try:
+            self._library = ctypes.CDLL("libnftables.so.1")
+        except OSError as error:
+            raise FailedPrecondition(
+                "libnftables is not installed", why=str(error), next="apt-get install nftables"
+            ) from error
+        self._library.nft_ctx_new.restype = ctypes.c_void_p
+        for name in ("nft_ctx_get_error_buffer", "nft_ctx_get_output_buffer"):
+            getattr(self._library, name).restype = ctypes.c_char_p
+            getattr(self._library, name).argtypes = [ctypes.c_void_p]
+        for name in ("nft_ctx_buffer_output", "nft_ctx_buffer_error"):
+            getattr(self._library, name).argtypes = [ctypes.c_void_p]
+        self._library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+        self._library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
+        self._context = self._library.nft_ctx_new(0)
+        self._library.nft_ctx_buffer_output(self._context)
+        self._library.nft_ctx_buffer_error(self._context)
+        self._lock = threading.Lock()
+
+    def ensure(self, pool: str) -> None:
+        """Put the fixed rules in place, replacing those of an older version, in one transaction."""
+        flushed = f"table inet {TABLE} {{ }}\nflush table inet {TABLE}\n"
+        self._run(flushed + ruleset(pool))
+
+    def plug(self, port: Port) -> None:
+        """Let a Machine speak. Saying it twice changes nothing."""
+        lines = [f"add element inet {TABLE} {name} {{ {element} }}" for name, element in port.elements().items()]
+        self._run("\n".join(lines))
+
+    def unplug(self, port: Port) -> None:
+        """Silence it. Elements that are not there are no error: a crash may have come first."""
+        for name, key in port.keys().items():
+            try:
+                self._run(f"delete element inet {TABLE} {name} {{ {key} }}")
+            except Internal as error:
+                if "No such file" not in error.why:
+                    raise
+
+    def elements(self, name: str) -> list[object]:
+        """What is in a set or map, as libnftables prints it in JSON."""
+        listed = json.loads(
+            self._run(f"list {'map' if name.startswith('source') else 'set'} inet {TABLE} {name}", 1 << 4)
+        )
+        found: list[object] = []
+        for item in listed["nftables"]:
+            found += (item.get("set") or item.get("map") or {}).get("elem", [])
+        return found
+
+    def remove(self) -> None:
+        """Take the whole table away."""
+        self._run(f"table inet {TABLE} {{ }}\ndelete table inet {TABLE}")
+
+    def _run(self, text: str, flags: int = 0) -> str:
+        with self._lock:
+            self._library.nft_ctx_output_set_flags(self._context, flags)
+            failed = self._library.nft_run_cmd_from_buffer(self._context, text.encode())
+            said: bytes = self._library.nft_ctx_get_error_buffer(self._context) or b""
+            out: bytes = self._library.nft_ctx_get_output_buffer(self._context) or b""
+        if failed:
+            raise Internal(
+                "the firewall cannot be changed", why=said.decode(errors="replace").strip()[:500], next="caddis doctor"
+            )
+        return out.decode()
