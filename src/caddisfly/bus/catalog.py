@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 BUCKET = "catalog"
 STREAM = f"KV_{BUCKET}"
+_PUT_TIMEOUT_S = 1.0
+_RETRY_S = 1.0
 APP, HOST, MACHINE = "app", "host", "machine"
 
 
@@ -84,11 +87,12 @@ class Publication:
         self._kv: KeyValue | None = None
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
-        self._ready = False
+        self._key_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._suspect = False
+        """True after a failed put: later ones are left to `reconcile`, so that a frozen bus delays nobody twice."""
 
     def start(self) -> None:
         """Begin to keep the catalog true. Call once everything that should stand there has been `want`ed."""
-        self._ready = True
         self._bus.on_connect(self.reconcile)
         self._task = asyncio.create_task(self._keep(), name="catalog-publication")
 
@@ -110,15 +114,19 @@ class Publication:
         return await self._push(key)
 
     async def _push(self, key: str) -> int:
+        if self._suspect:
+            return 0
         try:
-            kv = self._kv = self._kv or await bucket(self._bus)
-            value = self._wanted.get(key)
-            if value is None:
-                await kv.delete(key)
-                return 0
-            return await kv.put(key, value)
+            async with asyncio.timeout(_PUT_TIMEOUT_S), self._key_locks[key]:
+                kv = self._kv = self._kv or await bucket(self._bus)
+                value = self._wanted.get(key)
+                if value is None:
+                    await kv.delete(key)
+                    self._key_locks.pop(key, None)
+                    return 0
+                return await kv.put(key, value)
         except (Unavailable, NatsError, OSError, TimeoutError) as error:
-            self._kv = None
+            self._kv, self._suspect = None, True
             log.warning("catalog.put_failed", extra={"key": key, "reason": str(error)})
             return 0
 
@@ -131,16 +139,17 @@ class Publication:
                 for key, value in list(self._wanted.items()):
                     if found.get(key) != value:
                         await kv.put(key, value)
+                self._suspect = False
                 for key, value in found.items():
                     if key not in self._wanted and self._owns(key, json.loads(value)):
                         await kv.delete(key)
             except (NatsError, OSError, TimeoutError) as error:
-                self._kv = None
+                self._kv, self._suspect = None, True
                 raise Unavailable("the catalog does not answer", why=str(error)) from error
 
     async def _keep(self) -> None:
         while True:
-            await asyncio.sleep(self._every_s)
+            await asyncio.sleep(min(_RETRY_S, self._every_s) if self._suspect else self._every_s)
             try:
                 await self.reconcile()
             except Unavailable as error:

@@ -102,7 +102,10 @@ class Machine:
     """Id of the operation under way, empty when none: every write is fenced by it."""
     run_id: str = ""
     """The incarnation: a new one for each start, so that names of namespaces and links are never used twice."""
-    runs: int = 0
+    run_number: int = 0
+    """The number in `run_id`, unique among all incarnations of the host."""
+    exited_run: str = ""
+    """The incarnation whose exit has been recorded, so that a crash never records it twice."""
     restart_count: int = 0
     """Restarts by the policy since the last good run."""
     parked: bool = False

@@ -1,0 +1,311 @@
+"""The agent: puts the rooms of a host together and keeps them in step with the bus.
+
+It can be killed at any moment. What it started runs on; when it comes back it reads its journal, finds every sandbox
+again, goes on with what was under way, and takes down whatever belongs to nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from nats.aio.msg import Msg
+
+import caddisfly
+from caddisfly.bus import contract
+from caddisfly.bus.catalog import HOST, MACHINE, HostEntry, Publication
+from caddisfly.bus.connection import Bus
+from caddisfly.bus.rpc import Dispatcher
+from caddisfly.host.capacity import Capacity, free_disk_mb
+from caddisfly.host.drivers.driver import Driver
+from caddisfly.host.drivers.oci.driver import OciDriver
+from caddisfly.host.guest import host_name
+from caddisfly.host.images.settings import ImageSettings
+from caddisfly.host.images.store import ImageStore
+from caddisfly.host.journal.journal import Contents, Journal
+from caddisfly.host.logs import LogFollower
+from caddisfly.host.machines import Machines
+from caddisfly.host.network.network import Network
+from caddisfly.host.operations import lifecycle
+from caddisfly.host.operations.engine import Engine
+from caddisfly.host.operations.work import Parts, attachment_of
+from caddisfly.host.settings import HostSettings
+from caddisfly.model import states
+from caddisfly.model.errors import InvalidArgument, Problem, Unavailable
+from caddisfly.model.machine import Machine, wall_ms
+
+log = logging.getLogger(__name__)
+
+_BEAT_S = 2.0
+_FORGET_EVERY_S = 60.0
+
+
+class Agent:
+    """One host. `start` returns when everything that ran before has been found again."""
+
+    def __init__(self, settings: HostSettings, images: ImageSettings | None = None) -> None:
+        self._settings = settings
+        self._bus = Bus(
+            url=settings.bus_url, token=settings.bus_token.get_secret_value(), name=f"host-{settings.host_id}"
+        )
+        self._journal = Journal(settings.data_dir / "journal.db")
+        self._capacity = Capacity(settings)
+        self._network = Network(pool=settings.ipv4_pool)
+        self._images = ImageStore(settings.data_dir / "images", settings=images)
+        self._dispatcher = Dispatcher()
+        self._publication = Publication(self._bus, owns=self._owns)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._subscribed = False
+        self._server: asyncio.Server | None = None
+        self._driver: Driver | None = None
+        self._engine: Engine | None = None
+        self._machines: Machines | None = None
+        self._logs = LogFollower(settings, self._bus, find=self._find, reopen=self._reopen_log)
+
+    async def start(self) -> None:
+        settings = self._settings
+        settings.run_dir.mkdir(parents=True, exist_ok=True)
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        driver = await OciDriver.choose(
+            run_dir=settings.run_dir, wanted=settings.runtime, timeout_s=settings.runtime_timeout_s
+        )
+        self._driver = driver
+        await self._network.open()
+        await self._images.open()
+        parts = Parts(settings, driver, self._images, self._network, self._check_room)
+        self._engine = engine = Engine(self._journal, parts, publish=self._publish)
+        self._machines = machines = Machines(
+            settings=settings, journal=self._journal, engine=engine, parts=parts, capacity=self._capacity
+        )
+        self._logs.start()
+        contents = await self._journal.open()
+        await self._adopt(contents)
+        self._publication.want(f"{HOST}.{settings.host_id}", self._entry().model_dump())
+        for machine in engine.machines.values():
+            self._publication.want(f"{MACHINE}.{machine.id}", machine.to_record())
+        machines.register(self._dispatcher)
+        self._register()
+        self._server = await self._dispatcher.serve_unix(settings.socket)
+        self._bus.on_connect(self._serve_bus)
+        self._bus.open()
+        self._publication.start()
+        self._tasks = [
+            asyncio.create_task(self._beat(), name="beat"),
+            asyncio.create_task(self._forget_destroyed(), name="forget"),
+        ]
+        log.info("agent.ready", extra={"host": settings.host_id, "machines": len(engine.machines)})
+
+    async def stop(self) -> None:
+        """Go away and leave what runs running."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._server is not None:
+            self._server.close()
+        await self._dispatcher.close()
+        await self._logs.stop()
+        await self._publication.stop()
+        if self._engine is not None:
+            await self._engine.close()
+        await self._journal.close()
+        await self._images.close()
+        await self._bus.close()
+
+    async def _adopt(self, contents: Contents) -> None:
+        assert self._engine is not None
+        operations = {operation.machine_id: operation for operation in contents.operations}
+        for machine in contents.machines:
+            if machine.run_id and machine.alive:
+                # The firewall's rules were loaded anew: a Machine that runs must be in them before anything else.
+                await self._network.readmit(attachment_of(machine))
+        await self._sweep(contents)
+        for machine in contents.machines:
+            self._logs.watch(machine.id, from_start=False)
+            await self._engine.adopt(machine, operations.get(machine.id))
+        for machine in contents.machines:
+            if machine.parked and machine.state == states.STOPPED:
+                await self._engine.ask(machine.id, lambda now: lifecycle.start(now, source="flyd"))
+
+    async def _sweep(self, contents: Contents) -> None:
+        """Take down sandboxes, namespaces and roots that belong to no Machine."""
+        assert self._driver is not None
+        ours = {machine.run_id for machine in contents.machines if machine.run_id and machine.alive}
+
+        def unwanted(ids: frozenset[str] | set[str]) -> list[str]:
+            return [id for id in ids if id not in ours and id.partition("-")[0] not in contents.quarantined]
+
+        for id in unwanted(await self._driver.known()):
+            log.warning("agent.swept", extra={"sandbox": id})
+            await self._driver.destroy(id)
+        for id in unwanted(await self._network.known()):
+            log.warning("agent.swept", extra={"namespace": id})
+            await self._network.discard(id)
+        roots = self._images.roots.known()
+        swept = await self._images.roots.sweep(keep=roots - set(unwanted(roots)))
+        if swept:
+            log.warning("agent.swept", extra={"roots": len(swept)})
+        self._remove_stale_files(ours)
+
+    def _remove_stale_files(self, ours: set[str]) -> None:
+        directory = self._settings.run_dir / "etc"
+        if not directory.is_dir():
+            return
+        for entry in directory.iterdir():
+            if entry.name not in ours:
+                for file in entry.iterdir():
+                    file.unlink()
+                entry.rmdir()
+
+    def _register(self) -> None:
+        self._dispatcher.handle(contract.IMPORT_IMAGE, self._import_image)
+        self._dispatcher.handle(contract.LIST_IMAGES, self._list_images)
+        self._dispatcher.handle(contract.REMOVE_IMAGE, self._remove_image)
+        self._dispatcher.handle(contract.HOST_STATUS, self._status)
+        self._dispatcher.handle(contract.PARK_HOST, self._park)
+
+    async def _serve_bus(self) -> None:
+        """After each (re)connection. Subscriptions survive reconnections by themselves, so they are made once."""
+        if self._subscribed:
+            return
+        self._subscribed = True
+        await self._dispatcher.serve_bus(self._bus, contract.host_prefix(self._settings.host_id))
+        await self._bus.client.subscribe(contract.BIDS, cb=self._on_bid)
+
+    async def _on_bid(self, message: Msg) -> None:
+        assert self._machines is not None
+        try:
+            request = contract.BidRequest.model_validate_json(message.data)
+        except ValueError as error:
+            log.warning("agent.bad_bid_request", extra={"reason": str(error)[:200]})
+            return
+        await message.respond(self._machines.bid(request).model_dump_json().encode())
+
+    async def _import_image(self, request: contract.ImportImage) -> contract.ImageReply:
+        path = Path(request.path)
+        if not path.exists():
+            raise InvalidArgument(f"{path} does not exist on this host", next="give an OCI layout or a docker-archive")
+        image = await self._images.import_archive(path, name=request.name)
+        await self._images.fetch(image)
+        return contract.ImageReply(name=str(image.reference), digest=image.digest)
+
+    async def _list_images(self, request: contract.Nothing) -> contract.ImageList:
+        images = self._images.list()
+        return contract.ImageList(
+            images=tuple(
+                {"name": image.name, "digest": image.digest, "size_bytes": image.size_bytes, "imported": image.imported}
+                for image in images
+            )
+        )
+
+    async def _remove_image(self, request: contract.RemoveImage) -> contract.Nothing:
+        await self._images.remove(request.name)
+        return contract.Nothing()
+
+    async def _status(self, request: contract.Nothing) -> contract.HostStatus:
+        assert self._engine is not None
+        assert self._driver is not None
+        return contract.HostStatus(
+            host_id=self._settings.host_id,
+            region=self._settings.region,
+            machines=dict(Counter(machine.state for machine in self._engine.machines.values())),
+            drivers=self._entry().drivers,
+            facts={
+                "bus": "connected" if self._bus.connected else "away",
+                "cpus": self._capacity.cpus,
+                "memory_mb": self._capacity.memory_mb,
+                "disk_free_mb": free_disk_mb(self._settings.data_dir),
+            },
+        )
+
+    async def _park(self, request: contract.Nothing) -> contract.Parked:
+        """Stop everything that runs, remembering it."""
+        assert self._engine is not None
+        engine = self._engine
+        running = [m.id for m in engine.machines.values() if m.state in (states.STARTED, states.RESTARTING)]
+        await asyncio.gather(*(engine.ask(id, lifecycle.park) for id in running))
+        for id in list(engine.machines):
+            await engine.settled(id)
+        return contract.Parked(machines=len(running))
+
+    async def _publish(self, machine: Machine) -> int:
+        self._logs.watch(machine.id, from_start=True)
+        return await self._publication.put(f"{MACHINE}.{machine.id}", machine.to_record())
+
+    def _check_room(self, machine: Machine) -> None:
+        assert self._engine is not None
+        self._capacity.check(machine, self._engine.machines.values())
+
+    def _find(self, machine_id: str) -> Machine | None:
+        return self._engine.machines.get(machine_id) if self._engine else None
+
+    async def _reopen_log(self, machine: Machine) -> None:
+        if isinstance(self._driver, OciDriver) and machine.run_id:
+            await self._driver.reopen_log(machine.run_id)
+
+    def _entry(self) -> HostEntry:
+        runtime = self._driver.runtime if isinstance(self._driver, OciDriver) else ""
+        return HostEntry(
+            id=self._settings.host_id,
+            name=self._settings.host_name or host_name(),
+            region=self._settings.region,
+            drivers=(f"oci/{runtime}",),
+            cpus=self._capacity.cpus,
+            memory_mb=self._capacity.memory_mb,
+            version=caddisfly.__version__,
+        )
+
+    def _owns(self, key: str, value: Mapping[str, Any]) -> bool:
+        kind, _, name = key.partition(".")
+        return (kind == MACHINE and value.get("host_id") == self._settings.host_id) or (
+            kind == HOST and name == self._settings.host_id
+        )
+
+    async def _beat(self) -> None:
+        while True:
+            try:
+                await self._bus.publish(contract.beat_subject(self._settings.host_id), b"")
+            except Unavailable:
+                log.debug("agent.beat_skipped")
+            await asyncio.sleep(_BEAT_S)
+
+    async def _forget_destroyed(self) -> None:
+        while True:
+            await asyncio.sleep(_FORGET_EVERY_S)
+            await self._forget_old()
+
+    async def _forget_old(self) -> None:
+        assert self._engine is not None
+        limit = wall_ms() - self._settings.destroyed_kept_s * 1000
+        for machine in list(self._engine.machines.values()):
+            if machine.state != states.DESTROYED or machine.updated_ms > limit:
+                continue
+            try:
+                await self._engine.forget(machine.id)
+                await self._publication.remove(f"{MACHINE}.{machine.id}")
+                await self._logs.forget(machine.id)
+            except Problem as problem:
+                log.warning("agent.not_forgotten", extra={"machine": machine.id, "reason": str(problem)})
+
+
+def main(settings: HostSettings, images: ImageSettings | None = None) -> None:
+    """Run until SIGTERM or SIGINT."""
+    uvloop.run(_run(settings, images))
+
+
+async def _run(settings: HostSettings, images: ImageSettings | None) -> None:
+    agent = Agent(settings, images)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    await agent.start()
+    try:
+        await stopping.wait()
+    finally:
+        await agent.stop()

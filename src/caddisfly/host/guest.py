@@ -1,0 +1,161 @@
+"""From a Machine and its image to a sandbox: what runs, as whom, with which environment and files.
+
+Precedence of the environment (reference machines-api, 5.1): the image's own, then `config.env`, then what the platform
+says about the Machine.
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from caddisfly.host import inroot
+from caddisfly.host.drivers.driver import Bind, Limits, Sandbox
+from caddisfly.host.images.image import ImageConfig
+from caddisfly.host.settings import HostSettings
+from caddisfly.model.errors import InvalidArgument
+from caddisfly.model.guest import KINDS
+from caddisfly.model.machine import Machine
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def compile_sandbox(
+    machine: Machine, *, image: ImageConfig, root: Path, netns: Path, log: Path, settings: HostSettings
+) -> Sandbox:
+    """Everything a driver needs. Writes `config.files` into the root. Raises `InvalidArgument` naming what is wrong."""
+    argv = machine.config.argv(entrypoint=image.entrypoint, cmd=image.cmd)
+    if not argv or not argv[0]:
+        raise InvalidArgument(
+            f"image {machine.config.image} names no command", next="give one in config.init.cmd or config.init.exec"
+        )
+    uid, gid, gids, home = _user(root, image.user)
+    env = _environment(machine, image, home)
+    cwd = image.working_dir or "/"
+    if not cwd.startswith("/"):
+        cwd = f"/{cwd}"
+    _must_exist(root, argv[0], path=env["PATH"], cwd=cwd, image=machine.config.image)
+    for file in machine.config.files:
+        inroot.write_file(root, file.guest_path, file.content, mode=file.mode)
+    hostname = machine.config.hostname or machine.id
+    guest = machine.config.guest
+    return Sandbox(
+        id=machine.run_id,
+        root=root,
+        argv=argv,
+        env=tuple(f"{name}={value}" for name, value in env.items()),
+        cwd=cwd,
+        uid=uid,
+        gid=gid,
+        gids=gids,
+        hostname=hostname,
+        netns=netns,
+        binds=_etc_files(machine, hostname, settings),
+        limits=Limits(
+            cores=float(guest.cpus),
+            weight=max(1, round(100 * KINDS[guest.cpu_kind].cpu_quota * guest.cpus)),
+            memory_mb=guest.memory_mb,
+            pids=settings.pids_limit,
+        ),
+        log=log,
+    )
+
+
+def _environment(machine: Machine, image: ImageConfig, home: str) -> dict[str, str]:
+    env = {"PATH": _PATH, "HOME": home, "TERM": "xterm"}
+    env |= dict(entry.split("=", 1) for entry in image.env if "=" in entry)
+    env |= machine.config.env
+    ref = machine.image
+    env |= {
+        "FLY_APP_NAME": machine.app_name,
+        "FLY_MACHINE_ID": machine.id,
+        "FLY_ALLOC_ID": machine.id,
+        "FLY_REGION": machine.region,
+        "FLY_PRIVATE_IP": machine.private_ip,
+        "FLY_IMAGE_REF": f"{ref.registry}/{ref.repository}:{ref.tag}@{ref.digest}",
+        "FLY_MACHINE_VERSION": machine.instance_id,
+        "FLY_VM_MEMORY_MB": str(machine.config.guest.memory_mb),
+        "FLY_PUBLIC_IP": "",
+    }
+    if group := machine.config.metadata.get("fly_process_group"):
+        env["FLY_PROCESS_GROUP"] = group
+    return env
+
+
+def _must_exist(root: Path, program: str, *, path: str, cwd: str, image: str) -> None:
+    """A program that is not there is the commonest mistake of all: say so before anything is started."""
+    if "/" in program:
+        candidates = [program if program.startswith("/") else f"{cwd}/{program}"]
+    else:
+        candidates = [f"{directory}/{program}" for directory in path.split(":") if directory]
+    if not any(inroot.is_executable(root, candidate) for candidate in candidates):
+        where = "" if "/" in program else f" in PATH ({path})"
+        raise InvalidArgument(
+            f"command {program!r} does not exist in image {image}",
+            why=f"no executable file{where}",
+            next="check config.init, or look at the image with a command that exists, such as sh",
+        )
+
+
+def _user(root: Path, user: str) -> tuple[int, int, tuple[int, ...], str]:
+    """uid, gid, supplementary gids and home of the image's `USER`, looked up in the image's own files."""
+    name, _, group = user.partition(":")
+    accounts = [line.split(":") for line in inroot.read_text(root, "/etc/passwd").splitlines()]
+    found = next((fields for fields in accounts if len(fields) >= 6 and name in (fields[0], fields[2])), None)
+    if not name or (found is None and name == "root"):
+        uid, gid, home, account = 0, 0, "/root", "root"
+    elif found is not None:
+        uid, gid, home, account = int(found[2]), int(found[3]), found[5] or "/", found[0]
+    elif name.isdigit():
+        uid, gid, home, account = int(name), 0, "/", ""
+    else:
+        raise InvalidArgument(f"user {name!r} does not exist in the image", why="it is not in /etc/passwd")
+    groups = [line.split(":") for line in inroot.read_text(root, "/etc/group").splitlines()]
+    if group:
+        gid = _group(groups, group)
+    extra = tuple(
+        int(fields[2]) for fields in groups if len(fields) >= 4 and account and account in fields[3].split(",")
+    )
+    return uid, gid, () if group else extra, home
+
+
+def _group(groups: list[list[str]], name: str) -> int:
+    found = next((fields for fields in groups if len(fields) >= 3 and name in (fields[0], fields[2])), None)
+    if found is not None:
+        return int(found[2])
+    if name.isdigit():
+        return int(name)
+    raise InvalidArgument(f"group {name!r} does not exist in the image", why="it is not in /etc/group")
+
+
+def _etc_files(machine: Machine, hostname: str, settings: HostSettings) -> tuple[Bind, ...]:
+    """/etc/hosts, /etc/hostname and /etc/resolv.conf of one incarnation, kept where a reboot empties them."""
+    directory = settings.run_dir / "etc" / machine.run_id
+    directory.mkdir(parents=True, exist_ok=True)
+    hosts = (
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+        f"{machine.private_ip}\tfly-local-6pn\n{machine.ipv4}\t{hostname}\n"
+    )
+    servers = settings.nameservers or host_nameservers()
+    texts = {
+        "hosts": hosts,
+        "hostname": f"{hostname}\n",
+        "resolv.conf": "".join(f"nameserver {server}\n" for server in servers),
+    }
+    for name, text in texts.items():
+        (directory / name).write_text(text)
+    return tuple(Bind(source=directory / name, target=f"/etc/{name}") for name in texts)
+
+
+def host_nameservers() -> tuple[str, ...]:
+    """The host's own name servers, without those on its loopback, which no Machine can reach."""
+    try:
+        lines = Path("/etc/resolv.conf").read_text().splitlines()
+    except OSError:
+        return ()
+    servers = [fields[1] for line in lines if (fields := line.split())[:1] == ["nameserver"] and len(fields) > 1]
+    return tuple(server for server in servers if not server.startswith("127.") and server != "::1")
+
+
+def host_name() -> str:
+    return socket.gethostname()

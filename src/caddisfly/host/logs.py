@@ -1,0 +1,196 @@
+"""Consoles: conmon writes each Machine's output to a file; here it is read, followed to the bus, and rotated.
+
+A line on the bus has the shape that Fly's log shippers know (reference edge-network, 8.3), with the stream added. The
+file is the record; the bus is a live view of it and may lose lines without anyone losing data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from asyncinotify import Inotify, Mask
+
+from caddisfly.bus import contract
+from caddisfly.bus.connection import Bus
+from caddisfly.host.operations.work import log_of
+from caddisfly.host.settings import HostSettings
+from caddisfly.model.errors import Unavailable
+from caddisfly.model.machine import Machine
+
+log = logging.getLogger(__name__)
+
+_MIB = 1 << 20
+_LINE_MAX = 64 * 1024
+_CHUNK = 256 * 1024
+_TAIL_BYTES = 4 * _MIB
+"""How far back a read goes into each file: the newest lines are what people ask for."""
+
+
+def parse_line(raw: bytes, machine: Machine, host_id: str) -> dict[str, Any] | None:
+    """One line of conmon's file, `time stream F|P text`, as a record of the bus. None for what is not such a line."""
+    try:
+        timestamp, stream, _, text = raw.decode(errors="replace").split(" ", 3)
+    except ValueError:
+        return None
+    return {
+        "event": {"provider": "app"},
+        "fly": {"app": {"name": machine.app_name, "instance": machine.id}, "region": machine.region},
+        "host": host_id,
+        "log": {"level": "info"},
+        "message": text[:_LINE_MAX],
+        "stream": stream,
+        "timestamp": timestamp,
+    }
+
+
+class LogReader:
+    """Reads back what Machines have printed."""
+
+    def __init__(self, settings: HostSettings) -> None:
+        self._settings = settings
+
+    async def read(self, machine: Machine, *, since_ns: int, limit: int) -> list[dict[str, Any]]:
+        """The newest lines younger than `since_ns`, oldest first."""
+        return await asyncio.to_thread(self._read, machine, since_ns, limit)
+
+    def _read(self, machine: Machine, since_ns: int, limit: int) -> list[dict[str, Any]]:
+        current = log_of(self._settings, machine.id)
+        lines = [
+            record
+            for path in (_older(current), current)
+            for raw in _tail(path)
+            if (record := parse_line(raw, machine, self._settings.host_id))
+            and nanoseconds(record["timestamp"]) > since_ns
+        ]
+        return lines[-limit:]
+
+
+class LogFollower:
+    """Sends new lines to the bus as they are written, and rotates files that have grown too large."""
+
+    def __init__(
+        self,
+        settings: HostSettings,
+        bus: Bus,
+        *,
+        find: Callable[[str], Machine | None],
+        reopen: Callable[[Machine], Awaitable[None]],
+    ) -> None:
+        """`find` gives a Machine by id; `reopen` makes its shim open a new file."""
+        self._settings, self._bus, self._find, self._reopen = settings, bus, find, reopen
+        self._root = settings.data_dir / "logs"
+        self._offsets: dict[str, int] = {}
+        self._watched: set[str] = set()
+        self._inotify: Inotify | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._root.mkdir(parents=True, exist_ok=True)
+        self._inotify = Inotify()
+        self._task = asyncio.create_task(self._follow(), name="logs")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._inotify is not None:
+            self._inotify.close()
+
+    def watch(self, machine_id: str, *, from_start: bool) -> None:
+        """Follow a Machine's file from now on, or from its beginning when it is new."""
+        if machine_id in self._watched or self._inotify is None:
+            return
+        directory = self._root / machine_id
+        directory.mkdir(exist_ok=True)
+        current = directory / "current.log"
+        self._offsets[machine_id] = 0 if from_start or not current.exists() else current.stat().st_size
+        self._inotify.add_watch(directory, Mask.MODIFY | Mask.CREATE)
+        self._watched.add(machine_id)
+
+    async def forget(self, machine_id: str) -> None:
+        """Remove the files of a Machine that is no longer readable."""
+        self._watched.discard(machine_id)
+        self._offsets.pop(machine_id, None)
+        await asyncio.to_thread(shutil.rmtree, self._root / machine_id, ignore_errors=True)
+
+    async def _follow(self) -> None:
+        assert self._inotify is not None
+        async for event in self._inotify:
+            if event.path is None or event.path.name != "current.log":
+                continue
+            machine_id = event.path.parent.name
+            try:
+                await self._ship(machine_id, event.path)
+            except (Unavailable, OSError) as error:
+                log.debug("logs.not_shipped", extra={"machine": machine_id, "reason": str(error)})
+
+    async def _ship(self, machine_id: str, path: Path) -> None:
+        machine = self._find(machine_id)
+        if machine is None:
+            return
+        size = path.stat().st_size
+        offset = self._offsets.get(machine_id, 0)
+        if size < offset:
+            offset = 0
+        subject = contract.log_subject(app=machine.app_name, region=machine.region, machine_id=machine_id)
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(_CHUNK)
+        complete = data.rfind(b"\n") + 1
+        if not complete and len(data) == _CHUNK:
+            complete = len(data)
+        self._offsets[machine_id] = offset + complete
+        for raw in data[:complete].splitlines():
+            record = parse_line(raw, machine, self._settings.host_id)
+            if record is not None:
+                await self._bus.publish(subject, json.dumps(record).encode())
+        if offset + complete < size and complete:
+            await self._ship(machine_id, path)
+        elif size > self._settings.log_size_mb * _MIB:
+            await self._rotate(machine, path)
+
+    async def _rotate(self, machine: Machine, path: Path) -> None:
+        os.replace(path, _older(path))
+        self._offsets[machine.id] = 0
+        await self._reopen(machine)
+        log.info("logs.rotated", extra={"machine": machine.id})
+
+
+def nanoseconds(timestamp: str) -> int:
+    """RFC 3339 with up to nine decimals, as conmon writes it, in nanoseconds since the epoch. 0 when it is not one."""
+    head, dot, rest = timestamp.partition(".")
+    digits = rest[:9] if dot else ""
+    zone = rest[len(digits) :] if dot else ""
+    for index, character in enumerate(digits):
+        if not character.isdigit():
+            digits, zone = rest[:index], rest[index:]
+            break
+    try:
+        seconds = datetime.fromisoformat(head + (zone or "+00:00")).timestamp()
+    except ValueError:
+        return 0
+    return int(seconds) * 1_000_000_000 + int((digits or "0").ljust(9, "0"))
+
+
+def _older(path: Path) -> Path:
+    return path.with_name("older.log")
+
+
+def _tail(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - _TAIL_BYTES))
+            data = file.read(_TAIL_BYTES)
+    except FileNotFoundError:
+        return
+    lines = data.splitlines()
+    yield from lines[1:] if size > _TAIL_BYTES else lines

@@ -1,0 +1,238 @@
+"""What may be asked of this host about its Machines: the handlers of the contract, thin over engine and rooms."""
+
+from __future__ import annotations
+
+import logging
+import signal
+
+from caddisfly.bus import contract
+from caddisfly.bus.rpc import Dispatcher
+from caddisfly.host.capacity import Capacity
+from caddisfly.host.drivers.driver import Command
+from caddisfly.host.images.image import ResolvedImage
+from caddisfly.host.journal.journal import Journal
+from caddisfly.host.logs import LogReader
+from caddisfly.host.network import addresses
+from caddisfly.host.operations import lifecycle
+from caddisfly.host.operations.engine import Engine
+from caddisfly.host.operations.work import Images, Parts
+from caddisfly.host.settings import HostSettings
+from caddisfly.model import ids, states
+from caddisfly.model.config import Config
+from caddisfly.model.errors import Aborted, FailedPrecondition, InvalidArgument, Unavailable
+from caddisfly.model.machine import ImageRef, Machine, wall_ms
+
+log = logging.getLogger(__name__)
+
+
+class Machines:
+    """The face of this host's Machines."""
+
+    def __init__(
+        self, *, settings: HostSettings, journal: Journal, engine: Engine, parts: Parts, capacity: Capacity
+    ) -> None:
+        self._settings, self._journal, self._engine = settings, journal, engine
+        self._parts, self._capacity = parts, capacity
+        self._logs = LogReader(settings)
+
+    def register(self, dispatcher: Dispatcher) -> None:
+        dispatcher.handle(contract.CREATE_MACHINE, self.create)
+        dispatcher.handle(contract.UPDATE_MACHINE, self.update)
+        dispatcher.handle(contract.START_MACHINE, self.start)
+        dispatcher.handle(contract.STOP_MACHINE, self.stop)
+        dispatcher.handle(contract.RESTART_MACHINE, self.restart)
+        dispatcher.handle(contract.SIGNAL_MACHINE, self.signal)
+        dispatcher.handle(contract.DESTROY_MACHINE, self.destroy)
+        dispatcher.handle(contract.EXEC_MACHINE, self.execute)
+        dispatcher.handle(contract.WAKE_MACHINE, self.wake)
+        dispatcher.handle(contract.READ_LOGS, self.read_logs)
+
+    def bid(self, request: contract.BidRequest) -> contract.Bid:
+        """An offer for a Machine that someone wants to create."""
+        room = self._capacity.room(self._engine.machines.values())
+        siblings = sum(1 for machine in self._engine.machines.values() if machine.app_id == request.app_id)
+        if self._settings.region in request.regions:
+            refusal = room.refusal(
+                memory_mb=request.memory_mb,
+                cores=request.cores,
+                gpu_kind=request.gpu_kind,
+                disk_floor_mb=self._settings.disk_floor_mb,
+            )
+        else:
+            refusal = f"not in {', '.join(request.regions)}"
+        free = room.memory_mb / max(1, self._capacity.memory_mb)
+        return contract.Bid(
+            host_id=self._settings.host_id, region=self._settings.region, score=free - 0.1 * siblings, refusal=refusal
+        )
+
+    async def create(self, request: contract.CreateMachine) -> contract.MachineReply:
+        known = self._engine.machines.get(request.machine_id)
+        if known is not None:
+            return contract.MachineReply(record=known.to_record())
+        config = Config.parse(request.config)
+        _refuse_what_is_not_there(config)
+        image = await self._resolve(config)
+        now = wall_ms()
+        machine = Machine(
+            id=request.machine_id,
+            name=request.name,
+            app_name=request.app.name,
+            app_id=request.app.id,
+            org_id=request.app.org_id,
+            org_slug=request.app.org_slug,
+            network_id=request.app.network_id,
+            host_id=self._settings.host_id,
+            region=self._settings.region,
+            state=states.CREATED,
+            instance_id=ids.ulid(),
+            config=config,
+            image=image,
+            private_ip=addresses.sixpn(
+                network_id=request.app.network_id,
+                host_id=self._settings.host_id,
+                machine_part=await self._journal.next_number("address6"),
+            ),
+            ipv4=await self._ipv4(),
+            created_ms=now,
+            updated_ms=now,
+            cordoned=request.skip_service_registration,
+        )
+        self._capacity.check(machine, self._engine.machines.values())
+        made, revision = await self._engine.create(machine, launch=not request.skip_launch)
+        return contract.MachineReply(record=made.to_record(), revision=revision)
+
+    async def update(self, request: contract.UpdateMachine) -> contract.MachineReply:
+        self._engine.get(request.machine_id)
+        config = Config.parse(request.config)
+        _refuse_what_is_not_there(config)
+        image = await self._resolve(config)
+        _, after, revision = await self._engine.ask(
+            request.machine_id,
+            lambda machine: lifecycle.update(
+                machine,
+                config=config,
+                image=image,
+                current_version=request.current_version,
+                launch=not request.skip_launch,
+                cordoned=request.skip_service_registration,
+            ),
+        )
+        return contract.MachineReply(record=after.to_record(), revision=revision)
+
+    async def start(self, request: contract.MachineCall) -> contract.StartReply:
+        before, after, revision = await self._start(request)
+        return contract.StartReply(record=after.to_record(), revision=revision, previous_state=before.state)
+
+    async def _start(self, request: contract.MachineCall) -> tuple[Machine, Machine, int]:
+        machine = self._engine.get(request.machine_id)
+        if machine.state in states.STARTABLE:
+            self._capacity.check(machine, self._engine.machines.values())
+        return await self._engine.ask(
+            request.machine_id, lambda machine: lifecycle.start(machine, source=request.source)
+        )
+
+    async def wake(self, request: contract.MachineCall) -> contract.MachineReply:
+        """Start it if need be, and answer once it is started. However many ask, it starts once."""
+        while True:
+            machine = self._engine.get(request.machine_id)
+            if machine.state in states.STARTABLE:
+                _, machine, _ = await self._start(request)
+            before = machine.state
+            machine = await self._engine.settled(request.machine_id)
+            if machine.state == states.STARTED:
+                return contract.MachineReply(record=machine.to_record())
+            if machine.state == states.FAILED:
+                exit = machine.newest("exit")
+                error = (exit.request or {}).get("exit_event", {}).get("error", "") if exit else ""
+                raise Unavailable(
+                    "the machine could not be started", why=error, next=f"caddis machine status {machine.id}"
+                )
+            if machine.state not in states.STARTABLE or before in (states.STARTING, states.STARTED):
+                raise FailedPrecondition(f"unable to start machine from current state: '{machine.state}'")
+
+    async def stop(self, request: contract.StopMachine) -> contract.MachineReply:
+        _, after, revision = await self._engine.ask(
+            request.machine_id,
+            lambda machine: lifecycle.stop(
+                machine, source=request.source, signal=request.signal, timeout_s=request.timeout_s
+            ),
+        )
+        return contract.MachineReply(record=after.to_record(), revision=revision)
+
+    async def restart(self, request: contract.StopMachine) -> contract.MachineReply:
+        _, after, revision = await self._engine.ask(
+            request.machine_id,
+            lambda machine: lifecycle.restart(
+                machine,
+                source=request.source,
+                signal=request.signal,
+                timeout_s=request.timeout_s,
+                force=request.force,
+            ),
+        )
+        return contract.MachineReply(record=after.to_record(), revision=revision)
+
+    async def signal(self, request: contract.SignalMachine) -> contract.Nothing:
+        machine = self._running(request.machine_id)
+        await self._parts.driver.signal(machine.run_id, signal.Signals[request.signal])
+        return contract.Nothing()
+
+    async def destroy(self, request: contract.DestroyMachine) -> contract.MachineReply:
+        _, after, revision = await self._engine.ask(
+            request.machine_id,
+            lambda machine: lifecycle.destroy(machine, source=request.source, force=request.force),
+            hurry=request.force,
+        )
+        return contract.MachineReply(record=after.to_record(), revision=revision)
+
+    async def execute(self, request: contract.ExecMachine) -> contract.ExecReply:
+        machine = self._running(request.machine_id)
+        if not request.command:
+            raise InvalidArgument("no command given", next='send {"command": ["ls", "/"]}')
+        command = Command(argv=request.command, stdin=request.stdin.encode(), timeout_s=request.timeout_s)
+        result = await self._parts.driver.execute(machine.run_id, command)
+        return contract.ExecReply(
+            exit_code=result.exit_code,
+            stdout=result.stdout.decode(errors="replace"),
+            stderr=result.stderr.decode(errors="replace"),
+        )
+
+    async def read_logs(self, request: contract.ReadLogs) -> contract.LogLines:
+        machine = self._engine.get(request.machine_id)
+        lines = await self._logs.read(machine, since_ns=request.since_ns, limit=request.limit)
+        return contract.LogLines(lines=tuple(lines))
+
+    def _running(self, machine_id: str) -> Machine:
+        machine = self._engine.get(machine_id)
+        if machine.state != states.STARTED:
+            raise FailedPrecondition("machine not running", why=f"it is {machine.state}", next="start it first")
+        return machine
+
+    async def _resolve(self, config: Config) -> ImageRef:
+        resolved: ResolvedImage = await self._images.resolve(config.image)
+        reference = resolved.reference
+        return ImageRef(
+            registry=reference.registry,
+            repository=reference.repository,
+            tag=reference.tag,
+            digest=resolved.digest,
+            labels=dict(resolved.config.labels) or None,
+        )
+
+    @property
+    def _images(self) -> Images:
+        return self._parts.images
+
+    async def _ipv4(self) -> str:
+        taken = {machine.ipv4 for machine in self._engine.machines.values() if machine.alive}
+        return addresses.ipv4(self._settings.ipv4_pool, start=await self._journal.next_number("address4"), taken=taken)
+
+
+def _refuse_what_is_not_there(config: Config) -> None:
+    """Parts of the config that would be silently ignored are refused instead."""
+    if config.wire.get("mounts"):
+        raise InvalidArgument("config.mounts: volumes are not there yet", next="leave config.mounts out")
+    if config.wire.get("containers"):
+        raise InvalidArgument("config.containers: several containers in one Machine are not there yet")
+    if config.guest.gpu_kind:
+        raise Aborted(f"could not reserve resource for machine: no {config.guest.gpu_kind} GPU on the current host")

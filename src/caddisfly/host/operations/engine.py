@@ -1,0 +1,342 @@
+"""The engine: carries operations out, one at a time for each Machine, and survives its own death.
+
+Intent comes first: the Machine's new state and the operation, with its list of steps, are on disk before the first
+step runs. A step that fails for a reason that may pass is tried again; one that cannot succeed ends the operation,
+which then takes down what it had built. After a crash each operation goes on from the step that was under way; a start
+that was interrupted goes on with a fresh incarnation, unless its sandbox turns out to be running.
+
+Values in memory are what the journal holds: nothing is shown to anyone before it is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from caddisfly.host.drivers.driver import Ended, Running
+from caddisfly.host.journal.journal import Journal, Write
+from caddisfly.host.journal.operation import Operation
+from caddisfly.host.operations import lifecycle, plans
+from caddisfly.host.operations.lifecycle import Busy, Decision
+from caddisfly.host.operations.steps import STEPS, release_sandbox
+from caddisfly.host.operations.work import GaveWay, Parts, Work
+from caddisfly.model import states
+from caddisfly.model.errors import Internal, NotFound, Problem, Retryable, Unavailable
+from caddisfly.model.machine import Exit, Machine, wall_ms
+
+log = logging.getLogger(__name__)
+
+_TRIES = 4
+_RETRY_FIRST_S = 0.1
+_RELEASE_TRIES = 8
+_CONCLUDE_MAX_S = 5.0
+
+Decide = Callable[[Machine], Decision]
+Publish = Callable[[Machine], Awaitable[int]]
+
+
+class Engine:
+    """Owns the Machines of this host while the agent lives."""
+
+    def __init__(self, journal: Journal, parts: Parts, *, publish: Publish) -> None:
+        self._journal, self._parts, self._publish = journal, parts, publish
+        self.machines: dict[str, Machine] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._works: dict[str, Work] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self.timings: dict[str, dict[str, float]] = {}
+        """Milliseconds that each step of a Machine's last operation took."""
+
+    def get(self, machine_id: str) -> Machine:
+        """Raises `NotFound` in the words that clients match."""
+        machine = self.machines.get(machine_id)
+        if machine is None:
+            raise NotFound("machine not found", why=f"this host has no machine {machine_id}")
+        return machine
+
+    async def adopt(self, machine: Machine, operation: Operation | None) -> None:
+        """Take up a Machine that the journal held, as it was left."""
+        self.machines[machine.id] = machine
+        if operation is not None and operation.id == machine.operation:
+            self._run(machine, operation, resumed=True)
+            return
+        if operation is not None or machine.operation:
+            machine = await self._commit(replace(machine, operation=""), fence=machine.operation, end=operation)
+        await self._look_after(machine)
+
+    async def _look_after(self, machine: Machine) -> None:
+        """Compare a Machine at rest with what really runs, and do what follows."""
+        if machine.state != states.STARTED:
+            await self._apply(machine, lifecycle.recovered)
+            return
+        found = await self._parts.driver.recover(machine.run_id)
+        if isinstance(found, Running):
+            self._watch(machine)
+        elif isinstance(found, Ended):
+            await self.exited(machine.id, machine.run_id, found.exit)
+        else:
+            # Neither running nor ended: the host was rebooted under it.
+            lost = replace(machine, state=states.STOPPED)
+            await self._apply(machine, lambda _: lifecycle.start(lost, source="flyd"))
+
+    async def create(self, machine: Machine, *, launch: bool) -> tuple[Machine, int]:
+        """Begin a new Machine. Raises `AlreadyExists` when its name is taken. Saying it twice makes one."""
+        known = self.machines.get(machine.id)
+        if known is not None:
+            return known, await self._publish(known)
+        decision = lifecycle.created(machine, launch=launch)
+        assert decision.operation is not None
+        await self._journal.write(Write(machine=decision.machine, fence=None, begin=decision.operation))
+        self.machines[machine.id] = decision.machine
+        self._run(decision.machine, decision.operation, resumed=False)
+        return decision.machine, await self._publish(decision.machine)
+
+    async def ask(self, machine_id: str, decide: Decide, *, hurry: bool = False) -> tuple[Machine, Machine, int]:
+        """Decide on a Machine and begin what follows. Returns it before and after, with the catalog's revision.
+
+        Waits for an operation under way when the call is legal after it. With `hurry`, that operation is told to cut
+        its graces short.
+        """
+        while True:
+            async with self._lock(machine_id):
+                before = self.get(machine_id)
+                try:
+                    after, revision = await self._apply(before, decide)
+                except Busy:
+                    log.debug("engine.busy", extra={"machine": machine_id})
+                else:
+                    return before, after, revision
+            await self._yielded(machine_id, hurry=hurry)
+
+    async def change(self, machine_id: str, alter: Callable[[Machine], Machine]) -> tuple[Machine, int]:
+        """Alter a record without any work, such as cordoning."""
+        async with self._lock(machine_id):
+            before = self.get(machine_id)
+            after = await self._commit(alter(before), fence=before.operation)
+            return after, await self._publish(after)
+
+    async def settled(self, machine_id: str) -> Machine:
+        """The Machine once no operation is under way."""
+        while (task := self._tasks.get(machine_id)) is not None:
+            await asyncio.wait((task,))
+        return self.get(machine_id)
+
+    async def exited(self, machine_id: str, run_id: str, exit: Exit) -> None:
+        """An incarnation ended. One that is no longer the Machine's is nobody's concern."""
+        async with self._lock(machine_id):
+            machine = self.machines.get(machine_id)
+            if machine is None or machine.run_id != run_id:
+                return
+            work = self._works.get(machine_id)
+            machine = lifecycle.cleared(machine, now_ms=wall_ms())
+            await self._apply(
+                machine, lambda now: lifecycle.exited(now, exit, operation=work.operation if work else None)
+            )
+
+    async def forget(self, machine_id: str) -> None:
+        """Drop a destroyed Machine from the journal and from memory."""
+        await self._journal.forget(machine_id)
+        self.machines.pop(machine_id, None)
+        self._locks.pop(machine_id, None)
+        self.timings.pop(machine_id, None)
+
+    async def close(self) -> None:
+        """Stop working. Operations go on when the journal is opened again; what runs, runs on."""
+        tasks = [*self._tasks.values(), *self._watchers.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _apply(self, before: Machine, decide: Decide) -> tuple[Machine, int]:
+        decision = decide(before)
+        if decision.machine is before:
+            return before, 0
+        # While an operation is under way its id is the fence; a new one takes over only from none.
+        fence = self.machines[before.id].operation
+        await self._commit(decision.machine, fence=fence, begin=decision.operation)
+        work = self._works.get(before.id)
+        if decision.operation is not None:
+            self._run(decision.machine, decision.operation, resumed=False)
+        elif work is not None:
+            work.machine = decision.machine
+        return decision.machine, await self._publish(decision.machine)
+
+    async def _commit(
+        self, machine: Machine, *, fence: str, begin: Operation | None = None, end: Operation | None = None
+    ) -> Machine:
+        await self._journal.write(Write(machine=machine, fence=fence, begin=begin, end=end.id if end else ""))
+        self.machines[machine.id] = machine
+        return machine
+
+    def _lock(self, machine_id: str) -> asyncio.Lock:
+        return self._locks.setdefault(machine_id, asyncio.Lock())
+
+    async def _yielded(self, machine_id: str, *, hurry: bool) -> None:
+        """Wait for the operation under way; where it only waits, it gives way."""
+        task, work = self._tasks.get(machine_id), self._works.get(machine_id)
+        if task is None or work is None:
+            return
+        work.give_way.set()
+        if hurry:
+            work.hurry.set()
+        await asyncio.wait((task,))
+
+    def _run(self, machine: Machine, operation: Operation, *, resumed: bool) -> None:
+        async def record_exit(exit: Exit) -> None:
+            await self.exited(machine.id, work.machine.run_id, exit)
+
+        work = Work(self._parts, machine, operation, record_exit)
+        self._works[machine.id] = work
+        task = asyncio.create_task(self._carry_out(work, resumed=resumed), name=f"{operation.kind}-{machine.id}")
+        self._tasks[machine.id] = task
+
+    async def _carry_out(self, work: Work, *, resumed: bool) -> None:
+        machine_id = work.machine.id
+        follow: Decision | None = None
+        try:
+            if resumed:
+                await self._resume(work)
+            await self._steps(work)
+        except Problem as problem:
+            follow = await self._fail(work, problem)
+        except GaveWay:
+            await self._end(work, Decision(replace(self.machines[machine_id], operation="")))
+        except Exception as error:
+            log.exception("engine.bug", extra={"machine": machine_id, "operation": work.operation.kind})
+            follow = await self._fail(work, Internal(f"{work.operation.kind} failed", why=repr(error)))
+        else:
+            follow = await self._end(work, None)
+        finally:
+            if self._works.get(machine_id) is work:
+                del self._works[machine_id], self._tasks[machine_id]
+        if follow is not None and follow.operation is not None:
+            self._run(follow.machine, follow.operation, resumed=False)
+
+    async def _steps(self, work: Work) -> None:
+        while work.operation.at < len(work.operation.steps):
+            name = work.operation.steps[work.operation.at]
+            if name == plans.MOUNT_ROOT:
+                await self._incarnate(work)
+            began = time.perf_counter()
+            await self._try(work, name)
+            work.timings_ms[name] = (time.perf_counter() - began) * 1000
+            if name == plans.RELEASE_SANDBOX:
+                await self._alter(work, lambda machine: replace(machine, run_id=""))
+            work.operation = replace(work.operation, at=work.operation.at + 1)
+            if work.operation.at < len(work.operation.steps):
+                await self._journal.progress(work.operation)
+
+    async def _try(self, work: Work, name: str) -> None:
+        """Run one step, again while it says that trying may help."""
+        tries = _RELEASE_TRIES if name == plans.RELEASE_SANDBOX else _TRIES
+        for attempt in range(1, tries + 1):
+            try:
+                await STEPS[name](work)
+            except Retryable as problem:
+                if attempt == tries:
+                    raise
+                log.warning(
+                    "engine.step_retried", extra={"machine": work.machine.id, "step": name, "reason": str(problem)}
+                )
+                await asyncio.sleep(_RETRY_FIRST_S * 2 ** (attempt - 1))
+            else:
+                return
+
+    async def _incarnate(self, work: Work) -> None:
+        """Give the Machine a new incarnation, durably, before anything is built under its name."""
+        number = await self._journal.next_number("run")
+        run_id = f"{work.machine.id}-{number:08x}"
+
+        def born(machine: Machine) -> Machine:
+            state = states.STARTING if machine.state == states.CREATED else machine.state
+            fresh = replace(machine, run_id=run_id, run_number=number, state=state)
+            return fresh.with_event("start", "starting", source="flyd") if state != machine.state else fresh
+
+        await self._alter(work, born)
+
+    async def _alter(self, work: Work, alter: Callable[[Machine], Machine]) -> None:
+        async with self._lock(work.machine.id):
+            before = self.machines[work.machine.id]
+            work.machine = await self._commit(alter(before), fence=work.operation.id)
+            if work.machine.state != before.state:
+                await self._publish(work.machine)
+
+    async def _resume(self, work: Work) -> None:
+        """Find out how far a crash let the operation come."""
+        operation = work.operation
+        begun = plans.MOUNT_ROOT in operation.steps and operation.at >= operation.steps.index(plans.MOUNT_ROOT)
+        log.info(
+            "engine.resumed", extra={"machine": work.machine.id, "operation": operation.kind, "step": operation.at}
+        )
+        if not begun or not work.machine.run_id:
+            return
+        if await self._parts.driver.recover(work.machine.run_id) is not None:
+            work.operation = replace(operation, at=len(operation.steps))
+            return
+        await release_sandbox.run(work)
+        await self._alter(work, lambda machine: replace(machine, run_id=""))
+        work.operation = replace(operation, at=operation.steps.index(plans.MOUNT_ROOT))
+
+    async def _end(self, work: Work, decision: Decision | None) -> Decision:
+        """Make the outcome durable and known. Returns what follows."""
+        async with self._lock(work.machine.id):
+            machine = self.machines[work.machine.id]
+            decision = decision or lifecycle.finished(machine, work.operation)
+            await self._conclude(decision, work.operation)
+            await self._publish(decision.machine)
+        self.timings[machine.id] = dict(work.timings_ms)
+        if decision.machine.state == states.STARTED and work.operation.kind in plans.STARTS:
+            self._watch(decision.machine)
+        return decision
+
+    async def _conclude(self, decision: Decision, operation: Operation) -> None:
+        """Write the outcome. What has happened has happened: a full disk only delays that it is known."""
+        delay_s = _RETRY_FIRST_S
+        while True:
+            try:
+                await self._commit(decision.machine, fence=operation.id, begin=decision.operation, end=operation)
+            except Unavailable as problem:
+                log.error("engine.conclude_delayed", extra={"machine": operation.machine_id, "reason": str(problem)})
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 2, _CONCLUDE_MAX_S)
+            else:
+                return
+
+    async def _fail(self, work: Work, problem: Problem) -> Decision:
+        """Take down what was built, then say why."""
+        log.warning(
+            "engine.operation_failed",
+            extra={
+                "machine": work.machine.id,
+                "operation": work.operation.kind,
+                "step": work.operation.steps[min(work.operation.at, len(work.operation.steps) - 1)],
+                "reason": str(problem),
+            },
+        )
+        untouched = work.operation.kind in (plans.REPLACE, plans.RENEW) and work.operation.at == 0
+        if not untouched:
+            try:
+                await self._try(work, plans.RELEASE_SANDBOX)
+            except Problem as left:
+                log.error("engine.left_behind", extra={"machine": work.machine.id, "reason": str(left)})
+        machine = self.machines[work.machine.id]
+        return await self._end(work, lifecycle.failed(machine, work.operation, problem, now_ms=wall_ms()))
+
+    def _watch(self, machine: Machine) -> None:
+        """Learn of the end of this incarnation, whenever it comes."""
+
+        async def run() -> None:
+            try:
+                exit = await self._parts.driver.wait(machine.run_id)
+                await self.exited(machine.id, machine.run_id, exit)
+            except Problem as problem:
+                log.error("engine.watch_failed", extra={"machine": machine.id, "reason": str(problem)})
+            finally:
+                if self._watchers.get(machine.run_id) is asyncio.current_task():
+                    del self._watchers[machine.run_id]
+
+        self._watchers[machine.run_id] = asyncio.create_task(run(), name=f"watch-{machine.run_id}")

@@ -1,0 +1,16 @@
+"""Give the incarnation a fresh root: the image's layers under a writable layer of limited size."""
+
+from __future__ import annotations
+
+from caddisfly.host.operations.steps import fetch_image
+from caddisfly.host.operations.work import Work
+
+
+async def run(work: Work) -> None:
+    if work.image is None:
+        await fetch_image.run(work)
+    assert work.image is not None
+    work.parts.check_room(work.machine)
+    work.root = await work.parts.images.roots.mount(
+        work.machine.run_id, work.image.layer_dirs, size_mb=work.parts.settings.root_size_mb
+    )

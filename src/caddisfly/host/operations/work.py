@@ -1,0 +1,108 @@
+"""What a step gets to work with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from caddisfly.host.drivers.driver import Driver
+from caddisfly.host.images.image import Image, ResolvedImage
+from caddisfly.host.journal.operation import Operation
+from caddisfly.host.network.network import Attachment
+from caddisfly.host.settings import HostSettings
+from caddisfly.model.errors import FailedPrecondition
+from caddisfly.model.machine import Exit, Machine
+
+
+class Roots(Protocol):
+    """Writable roots, one for each incarnation."""
+
+    async def mount(self, key: str, layers: tuple[Path, ...], *, size_mb: int) -> Path: ...
+
+    async def unmount(self, key: str) -> None: ...
+
+
+class Images(Protocol):
+    """Where images come from."""
+
+    async def resolve(self, reference: str) -> ResolvedImage: ...
+
+    async def fetch(self, image: ResolvedImage) -> Image: ...
+
+    @property
+    def roots(self) -> Roots: ...
+
+
+class Links(Protocol):
+    """Where Machines are plugged in."""
+
+    async def attach(self, attachment: Attachment) -> Path: ...
+
+    async def detach(self, attachment: Attachment) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The rooms of the agent that steps use."""
+
+    settings: HostSettings
+    driver: Driver
+    images: Images
+    links: Links
+    check_room: Callable[[Machine], None]
+    """Raises `Aborted` when the host cannot take this Machine now."""
+
+
+class GaveWay(Exception):
+    """The operation ended between two steps, for another to take over."""
+
+
+@dataclass(slots=True)
+class Work:
+    """One operation under way. `machine` and `operation` are replaced as it goes on."""
+
+    parts: Parts
+    machine: Machine
+    operation: Operation
+    record_exit: Callable[[Exit], Awaitable[None]]
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when someone cannot wait: graces end at once."""
+    give_way: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when another operation wants to take over: a step that only waits then ends this one."""
+    image: Image | None = None
+    root: Path | None = None
+    netns: Path | None = None
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def args(self) -> Any:
+        return self.operation.args
+
+    @property
+    def attachment(self) -> Attachment:
+        return attachment_of(self.machine)
+
+    @property
+    def log(self) -> Path:
+        return log_of(self.parts.settings, self.machine.id)
+
+
+def attachment_of(machine: Machine) -> Attachment:
+    """Where this incarnation is plugged in."""
+    if not machine.run_id:
+        raise FailedPrecondition("machine has no incarnation")
+    return Attachment(
+        id=machine.run_id,
+        number=machine.run_number,
+        ipv4=machine.ipv4,
+        ipv6=machine.private_ip,
+        network_id=machine.network_id,
+    )
+
+
+def log_of(settings: HostSettings, machine_id: str) -> Path:
+    """The file that holds the console of a Machine, over all its incarnations."""
+    return settings.data_dir / "logs" / machine_id / "current.log"
