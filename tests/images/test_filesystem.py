@@ -10,7 +10,7 @@ from caddisfly.host.images import kernel
 from caddisfly.host.images.filesystem import StoreFilesystem
 from caddisfly.host.images.store import ImageStore
 from caddisfly.model.errors import Unavailable
-from tests.images.conftest import OpenStore, loop_devices_below, quick
+from tests.images.conftest import OpenStore, loop_devices, quick
 
 
 def test_mounting_is_idempotent_and_content_stays(tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ def test_mounting_is_idempotent_and_content_stays(tmp_path: Path) -> None:
     (filesystem.path / "x").write_text("stays")
     filesystem.unmount()
     filesystem.unmount()
-    assert loop_devices_below(tmp_path) == []
+    assert loop_devices(tmp_path, expected=0) == 0
     assert not (filesystem.path / "x").exists()
     filesystem.ensure_mounted()
     assert (filesystem.path / "x").read_text() == "stays"
@@ -65,7 +65,7 @@ def test_a_damaged_store_is_not_hidden_by_an_empty_one(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="cannot be mounted") as caught:
         filesystem.ensure_mounted()
     assert "xfs_repair" in caught.value.next
-    assert loop_devices_below(tmp_path) == []
+    assert loop_devices(tmp_path, expected=0) == 0
 
 
 async def test_one_process_at_a_time(store: ImageStore, tmp_path: Path) -> None:

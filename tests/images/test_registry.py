@@ -143,7 +143,7 @@ async def test_a_registry_without_ranges_is_started_over(store: ImageStore, regi
 
 
 async def test_silence_ends(open_store: OpenStore, registry: FakeRegistry) -> None:
-    store = await open_store(stall_timeout_s=0.1)
+    store = await open_store(stall_timeout_s=0.3)
     resolved = await store.resolve(registry.push("web:1", image()))
     registry.always = "stall"
     with pytest.raises(Unavailable, match="stopped sending"):
@@ -151,10 +151,10 @@ async def test_silence_ends(open_store: OpenStore, registry: FakeRegistry) -> No
 
 
 async def test_a_trickle_ends(open_store: OpenStore, registry: FakeRegistry) -> None:
-    store = await open_store(stall_timeout_s=0.1, min_rate_bytes_s=1 << 20, retry_attempts=1)
-    resolved = await store.resolve(registry.push("web:1", image()))
+    store = await open_store(stall_timeout_s=0.5, min_rate_bytes_s=1 << 30, retry_attempts=1)
+    resolved = await store.resolve(registry.push("web:1", image(megabytes=1)))
     registry.always = "trickle"
-    with pytest.raises(Unavailable, match="less than 1048576 bytes per second"):
+    with pytest.raises(Unavailable, match="less than 1073741824 bytes per second"):
         await store.fetch(resolved)
 
 

@@ -15,7 +15,7 @@ from caddisfly.host.images import kernel
 from caddisfly.host.images.rootfs import RootFilesystems
 from caddisfly.host.images.store import ImageStore
 from caddisfly.model.errors import FailedPrecondition, InvalidArgument
-from tests.images.conftest import OpenStore, loop_devices_below
+from tests.images.conftest import OpenStore, loop_devices
 
 
 def layers(store: ImageStore, count: int) -> tuple[Path, ...]:
@@ -78,12 +78,12 @@ async def test_a_new_root_is_fresh_and_a_kept_one_is_not(store: ImageStore) -> N
 
 async def test_unmounting_frees_everything_and_may_be_repeated(store: ImageStore, tmp_path: Path) -> None:
     await store.roots.mount("m1", layers(store, 1), size_mb=32)
-    assert len(loop_devices_below(tmp_path)) == 2
+    assert loop_devices(tmp_path, expected=2) == 2
     await store.roots.unmount("m1")
     await store.roots.unmount("m1")
     await store.roots.unmount("never-there")
     assert store.roots.mounted() == store.roots.known() == set()
-    assert len(loop_devices_below(tmp_path)) == 1  # the store's own
+    assert loop_devices(tmp_path, expected=1) == 1  # the store's own
 
 
 async def test_a_root_in_use_leaves_the_name_space_at_once(store: ImageStore, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ async def test_a_root_in_use_leaves_the_name_space_at_once(store: ImageStore, tm
     with (root / "all").open():
         await store.roots.unmount("m1")
         assert store.roots.mounted() == set()
-    assert len(loop_devices_below(tmp_path)) == 1
+    assert loop_devices(tmp_path, expected=1) == 1
 
 
 async def test_a_hundred_layers(store: ImageStore) -> None:
@@ -158,7 +158,7 @@ async def test_an_agent_that_died_half_way_leaves_nothing_for_long(store: ImageS
     assert found.mounted() == {"keep", "stray", "unfinished"}
     assert await found.sweep(keep={"keep"}) == {"stray", "unfinished"}
     assert found.mounted() == {"keep"}
-    assert len(loop_devices_below(tmp_path)) == 2
+    assert loop_devices(tmp_path, expected=2) == 2
 
 
 async def test_an_unfinished_root_is_started_over(store: ImageStore) -> None:
@@ -173,7 +173,7 @@ async def test_a_failed_mount_leaves_nothing(store: ImageStore, tmp_path: Path) 
     with pytest.raises(FailedPrecondition, match="gone"):
         await store.roots.mount("m1", (tmp_path / "no-such-layer",), size_mb=32)
     assert store.roots.known() == set()
-    assert len(loop_devices_below(tmp_path)) == 1
+    assert loop_devices(tmp_path, expected=1) == 1
 
 
 @pytest.mark.parametrize("key", ["", "../x", "a/b", ".", "..", "a b", "x" * 200])
@@ -195,7 +195,7 @@ async def test_many_at_once(store: ImageStore, tmp_path: Path) -> None:
     assert store.roots.mounted() == set(keys)
     await asyncio.gather(*(store.roots.unmount(key) for key in keys))
     assert store.roots.mounted() == set()
-    assert len(loop_devices_below(tmp_path)) == 1
+    assert loop_devices(tmp_path, expected=1) == 1
 
 
 async def test_roots_without_reflinks(open_store: OpenStore, tmp_path: Path) -> None:
