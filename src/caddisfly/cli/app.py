@@ -46,7 +46,7 @@ def run(program: typer.Typer) -> None:
 
 def guarded(program: typer.Typer) -> int:
     """Errors of ours in three lines; a bug in one, unless CADDIS_DEBUG is set."""
-    from caddisfly.model.errors import InvalidArgument, Problem
+    from caddisfly.model.errors import InvalidArgument, Problem, Unprocessable
 
     try:
         program()
@@ -59,7 +59,7 @@ def guarded(program: typer.Typer) -> int:
         return 1
     except Problem as problem:
         show.error(problem.what, why=problem.why, next=problem.next)
-        return 2 if isinstance(problem, InvalidArgument) else 1
+        return 2 if isinstance(problem, InvalidArgument | Unprocessable) else 1
     except Exception as error:
         if os.environ.get("CADDIS_DEBUG"):
             raise
