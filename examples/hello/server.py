@@ -52,8 +52,8 @@ class Hello(BaseHTTPRequestHandler):
 
         return (
             "<!doctype html><meta charset=utf-8><title>Hello from Caddisfly</title>"
-            "<style>body{font:16px/1.5 system-ui;margin:3rem auto;max-width:40rem}th{text-align:left;padding-right:2rem;"
-            "font-weight:500;vertical-align:top}td{font-family:monospace;word-break:break-all}</style>"
+            "<style>body{font:16px/1.5 system-ui;margin:3rem auto;max-width:40rem}th{text-align:left;"
+            "padding-right:2rem;font-weight:500;vertical-align:top}td{font-family:monospace;word-break:break-all}</style>"
             f"<h1>Hello from Caddisfly!</h1>{table(list(facts.items()))}"
             f"<h2>Your request</h2>{table([(self.command, self.path), *self.headers.items()])}"
         ).encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 
@@ -17,10 +18,8 @@ def main() -> None:
 
     program = app.build()
     commands.register(program)
-    if importlib.util.find_spec("caddisfly.bench") and importlib.util.find_spec("caddisfly.bench.commands"):
-        from caddisfly.bench import commands as bench
-
-        bench.register(program)
+    if importlib.util.find_spec("caddisfly.bench.commands"):
+        importlib.import_module("caddisfly.bench.commands").register(program)
     app.run(program)
 
 

@@ -8,26 +8,20 @@ import sys
 import typer
 
 from caddisfly.cli import show
+from caddisfly.cli.group import group
 
 
 def build() -> typer.Typer:
     """The laptop's commands. The composition root adds the operator's."""
     from caddisfly.cli import apps, auth, logs, machine
 
-    program = typer.Typer(
-        name="caddis",
-        help="Fly.io's platform in a house of your own.",
-        no_args_is_help=True,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-    panel = "Use the platform"
-    program.add_typer(machine.build(), name="machine", rich_help_panel=panel)
+    program = group("Fly.io's platform in a house of your own.")
+    program.add_typer(machine.build(), name="machine")
     program.add_typer(machine.build(), name="machines", hidden=True)
     program.add_typer(machine.build(), name="m", hidden=True)
-    program.add_typer(apps.build(), name="apps", rich_help_panel=panel)
-    program.command("logs", rich_help_panel=panel)(logs.logs)
-    program.add_typer(auth.build(), name="auth", rich_help_panel=panel)
+    program.add_typer(apps.build(), name="apps")
+    program.command("logs")(logs.logs)
+    program.add_typer(auth.build(), name="auth")
     program.command("version")(version)
     return program
 

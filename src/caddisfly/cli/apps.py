@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from caddisfly.cli import show, target
+from caddisfly.cli.group import group
 from caddisfly.cli.target import AsJson
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def build() -> typer.Typer:
-    app = typer.Typer(help="Apps: names that Machines belong to.", no_args_is_help=True)
+    app = group("Apps: names that Machines belong to.")
     app.command("list")(list_)
     app.command()(create)
     app.command()(destroy)

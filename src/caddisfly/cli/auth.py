@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from caddisfly.cli import account, show, target
+from caddisfly.cli.group import group
 from caddisfly.cli.target import AsJson
 
 
 def build() -> typer.Typer:
-    auth = typer.Typer(help="Log in and out.", no_args_is_help=True)
+    auth = group("Log in and out.")
     auth.command()(login)
     auth.command()(logout)
     auth.command()(whoami)

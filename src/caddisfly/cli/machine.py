@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from caddisfly.cli import show, target
+from caddisfly.cli.group import group
 from caddisfly.cli.machine_run import run
 from caddisfly.cli.target import App, AsJson, MachineId, MachineIds
 
@@ -21,7 +22,7 @@ Signal = Annotated[str, typer.Option("--signal", "-s", help="Signal to send, suc
 
 
 def build() -> typer.Typer:
-    machine = typer.Typer(help="Machines: run, look at, stop, destroy.", no_args_is_help=True)
+    machine = group("Machines: run, look at, stop, destroy.")
     machine.command(context_settings={"allow_interspersed_args": True})(run)
     machine.command("list")(list_)
     machine.command()(status)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from caddisfly.cli import show
+from caddisfly.cli.group import group
 
 Config = Annotated[
     Path | None,
@@ -21,20 +22,19 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def register(app: typer.Typer) -> None:
-    panel = "Run the platform"
-    app.command(rich_help_panel=panel)(up)
-    app.command(rich_help_panel=panel)(down)
-    app.command(rich_help_panel=panel)(status)
-    app.command(rich_help_panel=panel)(doctor)
-    app.command("settings", rich_help_panel=panel)(print_settings)
-    app.command(rich_help_panel=panel)(install)
-    app.command(rich_help_panel=panel)(uninstall)
+    app.command()(up)
+    app.command()(down)
+    app.command()(status)
+    app.command()(doctor)
+    app.command("settings")(print_settings)
+    app.command()(install)
+    app.command()(uninstall)
     app.command(hidden=True)(run)
-    image = typer.Typer(help="Images on this host.", no_args_is_help=True)
+    image = group("Images on this host.")
     image.command("import")(image_import)
     image.command("list")(image_list)
     image.command("rm")(image_rm)
-    app.add_typer(image, name="image", rich_help_panel=panel)
+    app.add_typer(image, name="image")
 
 
 def up(
