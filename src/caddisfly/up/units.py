@@ -35,7 +35,7 @@ RestartMaxDelaySec=30
 TimeoutStopSec={stop_s}
 OOMScoreAdjust={oom}
 LimitNOFILE=1048576
-{hardening}
+{runtime}{hardening}
 [Install]
 WantedBy={target}
 """
@@ -43,8 +43,8 @@ WantedBy={target}
 _HARDENED = """\
 NoNewPrivileges=yes
 ProtectSystem=strict
-ReadWritePaths={data} {run}
-ProtectHome=yes
+ReadWritePaths={data} -{run}
+ProtectHome=read-only
 PrivateTmp=yes
 PrivateDevices=yes
 ProtectKernelTunables=yes
@@ -144,7 +144,15 @@ def _service(
         stop_s=stop_s,
         oom=oom,
         hardening=hardening,
+        runtime=_runtime_directory(settings.platform.run_dir),
     )
+
+
+def _runtime_directory(path: Path) -> str:
+    """Made by systemd at each start, because a reboot empties /run; kept while other parts still use it."""
+    if not path.is_relative_to("/run"):
+        return ""
+    return f"RuntimeDirectory={path.relative_to('/run')}\nRuntimeDirectoryPreserve=yes\n"
 
 
 def _hardened(settings: Settings, *, families: str = "", capabilities: str = "CAP_DAC_OVERRIDE") -> str:
