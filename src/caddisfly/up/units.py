@@ -2,7 +2,8 @@
 
 systemd is the better parent on a server: it starts at boot, it survives whatever we do, and a part that it runs has
 nobody of ours whose death could take it along. The agent is stopped with `KillMode=process`, because everything that a
-Machine consists of lives in its control group or below, and must survive an upgrade of the agent.
+Machine consists of lives in its control group or below, and must survive an upgrade of the agent. For the same reason
+its unit has no sandbox and no OOM score: Machines would inherit both, and lose their loop devices to the first.
 """
 
 from __future__ import annotations
@@ -65,8 +66,6 @@ CapabilityBoundingSet={capabilities}
 _AGENT = """\
 KillMode=process
 Delegate=yes
-ProtectClock=yes
-RestrictRealtime=yes
 """
 
 _TARGET_TEXT = """\
@@ -88,7 +87,7 @@ def units(settings: Settings) -> dict[str, str]:
         settings, "control", "the API", after=" caddisfly-bus.service", hardening=_hardened(settings)
     )
     made["caddisfly-agent.service"] = _service(
-        settings, "agent", "the agent of this host", after=" caddisfly-bus.service", hardening=_AGENT, oom=-900
+        settings, "agent", "the agent of this host", after=" caddisfly-bus.service", hardening=_AGENT, oom=0
     )
     made["caddisfly-edge@.service"] = _service(
         settings,
