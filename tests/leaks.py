@@ -31,7 +31,8 @@ def _processes() -> set[str]:
             continue
         # A zombie has left nothing but its number; whoever is its parent reaps it in its own time.
         if state != "Z" and TEST_DIRECTORY in line:
-            found.add(f"process {entry.name}: {line[:120]}")
+            # Without its number: an agent that was started again is the same one.
+            found.add(f"process {' '.join(line.split())[:200]}")
     return found
 
 

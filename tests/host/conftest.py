@@ -27,7 +27,7 @@ from caddisfly.host.network import namespace
 from caddisfly.host.network.network import Network
 from caddisfly.host.settings import HostSettings
 from caddisfly.model import ids
-from caddisfly.model.errors import NotFound, Problem
+from caddisfly.model.errors import NotFound, Problem, Unavailable
 from caddisfly.model.machine import Machine
 from tests.conftest import NatsServer, eventually
 from tests.leaks import TEST_DIRECTORY, traces
@@ -58,11 +58,12 @@ class RunningAgent:
         self._log = directory / "agent.log"
         self._made: set[str] = set()
 
-    def start(self) -> None:
+    def start(self, *, die_at: str = "") -> None:
+        """Start and wait until it answers. `die_at`, `before:<step>` or `after:<step>`, is where it is to be killed."""
         record = self.settings.model_dump(mode="json") | {"bus_token": self.nats.token}
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, json.dumps(record)], stdout=log, stderr=log
+                [sys.executable, "-c", _PROGRAM, json.dumps(record), die_at], stdout=log, stderr=log
             )
         asyncio.run(eventually(self._ready, timeout_s=60))
 
@@ -86,9 +87,14 @@ class RunningAgent:
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(timeout=30) == 0, self.log[-4000:]
 
-    async def restarted(self) -> None:
+    async def restarted(self, *, die_at: str = "") -> None:
         """Start again from within a test."""
-        await asyncio.to_thread(self.start)
+        await asyncio.to_thread(self.start, die_at=die_at)
+
+    async def died(self) -> None:
+        """Wait until it has been killed at its step."""
+        assert self.process is not None
+        assert await asyncio.to_thread(self.process.wait, 30) == -signal.SIGKILL, self.log[-4000:]
 
     async def ask(self, method: Method[Any, Any], request: Any, *, timeout_s: float = 0) -> Any:
         if isinstance(request, contract.CreateMachine):
@@ -97,20 +103,30 @@ class RunningAgent:
 
     async def create(self, *command: str, name: str = "", app: AppRecord | None = None, **config: Any) -> Machine:
         """A Machine that runs a shell command line, or sleeps."""
+        request = self.request(*command, name=name, app=app, **config)
+        return Machine.from_record((await self.ask(contract.CREATE_MACHINE, request)).record)
+
+    def request(
+        self, *command: str, name: str = "", app: AppRecord | None = None, **config: Any
+    ) -> contract.CreateMachine:
         skip = config.pop("skip_launch", False)
         init = {"exec": ["/bin/sh", "-c", " ".join(command) or "while :; do sleep 1; done"]}
-        reply = await self.ask(
-            contract.CREATE_MACHINE,
-            contract.CreateMachine(
-                machine_id=ids.machine_id(),
-                app=app or self.app,
-                name=name or ids.generated_name(),
-                config={"image": IMAGE, "init": init, **config},
-                region=self.settings.region,
-                skip_launch=skip,
-            ),
+        return contract.CreateMachine(
+            machine_id=ids.machine_id(),
+            app=app or self.app,
+            name=name or ids.generated_name(),
+            config={"image": IMAGE, "init": init, **config},
+            region=self.settings.region,
+            skip_launch=skip,
         )
-        return Machine.from_record(reply.record)
+
+    async def ask_in_vain(self, method: Method[Any, Any], request: Any) -> bool:
+        """Ask an agent that may be killed before it answers. Whether it did."""
+        try:
+            await self.ask(method, request)
+        except Unavailable:
+            return False
+        return True
 
     async def shell(self, machine: Machine, line: str, *, timeout_s: float = 10) -> contract.ExecReply:
         reply: contract.ExecReply = await self.ask(
@@ -138,10 +154,23 @@ class RunningAgent:
 
 
 _PROGRAM = """
-import logging, sys
+import logging, os, signal, sys
 from caddisfly.host.agent import main
 from caddisfly.host.images.settings import ImageSettings
+from caddisfly.host.operations.steps import STEPS
 from caddisfly.host.settings import HostSettings
+
+when, _, name = sys.argv[2].partition(":")
+if name:
+    step = STEPS[name]
+
+    async def deadly(work):
+        if when == "after":
+            await step(work)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    STEPS[name] = deadly
+
 logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(message)s")
 main(HostSettings.model_validate_json(sys.argv[1]), ImageSettings(store_size_gb=4, min_free_mb=64))
 """
@@ -173,10 +202,12 @@ class Watcher:
         self.projection = projection
 
     async def until(
-        self, machine: Machine, condition: Callable[[Machine], bool] | str, *, timeout_s: float = 20
+        self, machine: Machine | str, condition: Callable[[Machine], bool] | str, *, timeout_s: float = 20
     ) -> Machine:
+        id = machine if isinstance(machine, str) else machine.id
+
         def seen() -> Machine | None:
-            now = self.projection.machines.get(machine.id)
+            now = self.projection.machines.get(id)
             if now is None:
                 return None
             met = now.state == condition if isinstance(condition, str) else condition(now)

@@ -7,12 +7,14 @@ again, goes on with what was under way, and takes down whatever belongs to nobod
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
+import os
 import signal
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import uvloop
 from nats.aio.msg import Msg
@@ -37,11 +39,12 @@ from caddisfly.host.operations.engine import Engine
 from caddisfly.host.operations.work import Parts, attachment_of
 from caddisfly.host.settings import HostSettings
 from caddisfly.model import states
-from caddisfly.model.errors import InvalidArgument, Problem, Unavailable
+from caddisfly.model.errors import FailedPrecondition, InvalidArgument, Problem, Unavailable
 from caddisfly.model.machine import Machine, wall_ms
 
 log = logging.getLogger(__name__)
 
+_LOCK = Path("/run/caddisfly-agent.lock")
 _BEAT_S = 2.0
 _FORGET_EVERY_S = 60.0
 
@@ -63,6 +66,7 @@ class Agent:
         self._tasks: list[asyncio.Task[None]] = []
         self._subscribed = False
         self._server: asyncio.Server | None = None
+        self._lock: IO[str] | None = None
         self._driver: Driver | None = None
         self._engine: Engine | None = None
         self._machines: Machines | None = None
@@ -70,6 +74,7 @@ class Agent:
 
     async def start(self) -> None:
         settings = self._settings
+        self._lock = _claim_host()
         settings.run_dir.mkdir(parents=True, exist_ok=True)
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         driver = await OciDriver.choose(
@@ -116,6 +121,8 @@ class Agent:
         await self._journal.close()
         await self._images.close()
         await self._bus.close()
+        if self._lock is not None:
+            self._lock.close()
 
     async def _adopt(self, contents: Contents) -> None:
         assert self._engine is not None
@@ -291,6 +298,28 @@ class Agent:
                 await self._logs.forget(machine.id)
             except Problem as problem:
                 log.warning("agent.not_forgotten", extra={"machine": machine.id, "reason": str(problem)})
+
+
+def _claim_host() -> IO[str]:
+    """Become this computer's one agent. Raises `FailedPrecondition` naming the other.
+
+    Namespaces, control groups and the firewall's table belong to the computer, not to a data directory: a second agent
+    would take what the first one runs for litter.
+    """
+    file = _LOCK.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        other = file.read().strip()
+        file.close()
+        raise FailedPrecondition(
+            "another agent runs on this host", why=f"process {other} holds {_LOCK}", next="caddis status; caddis down"
+        ) from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
 
 
 def main(settings: HostSettings, images: ImageSettings | None = None) -> None:

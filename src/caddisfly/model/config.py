@@ -267,7 +267,7 @@ def _service(value: object, field: str) -> dict[str, Any]:
     if "autostop" in wire:
         # In: "off", "stop", "suspend" or a boolean. Out: false, true or "suspend" (reference 2.5).
         allowed = {"off": False, "stop": True, "suspend": "suspend", True: True, False: False}
-        if wire["autostop"] not in allowed:
+        if not isinstance(wire["autostop"], str | bool) or wire["autostop"] not in allowed:
             raise InvalidArgument(f'invalid {field}.autostop, {wire["autostop"]!r} is not "off", "stop" or "suspend"')
         wire["autostop"] = allowed[wire["autostop"]]
     if "autostart" in wire:

@@ -81,6 +81,7 @@ class Shim:
                 pass_fds=(writer,),
                 env={**environment(groups), "_OCI_SYNCPIPE": str(writer)},
                 start_new_session=True,
+                cwd=self.directory,  # where it leaves its notes, such as the file `oom`
             )
         except FileNotFoundError as error:
             os.close(reader)

@@ -1,0 +1,37 @@
+"""I6: a Machine's events are a path of the state graph."""
+
+from __future__ import annotations
+
+from caddisfly.model.machine import Machine
+
+_FOLLOWS: dict[str, set[str]] = {
+    "": {"launch/created"},
+    "launch/created": {"start/starting", "exit/stopped", "update/replacing", "destroy/destroying"},
+    "start/starting": {"start/started", "exit/stopped"},
+    "start/started": {"exit/stopped", "stop/stopping", "restart/restarting", "update/replacing", "destroy/destroying"},
+    "stop/stopping": {"exit/stopped", "start/starting", "destroy/destroying", "update/replacing"},
+    "restart/restarting": {"exit/stopped", "start/started", "stop/stopping", "destroy/destroying", "update/replacing"},
+    "update/replacing": {"exit/stopped", "start/started", "start/starting", "update/failed", "destroy/destroying"},
+    "update/failed": {"exit/stopped", "stop/stopping", "restart/restarting", "update/replacing", "destroy/destroying"},
+    "exit/stopped": {
+        "start/starting",
+        "start/started",
+        "restart/restarting",
+        "update/replacing",
+        "destroy/destroying",
+        "destroy/destroyed",
+        "exit/stopped",
+    },
+    "destroy/destroying": {"exit/stopped", "destroy/destroyed"},
+    "destroy/destroyed": set(),
+}
+
+
+def assert_path(machine: Machine) -> None:
+    before = ""
+    for event in reversed(machine.events):
+        now = f"{event.type}/{event.status}"
+        assert now in _FOLLOWS[before], f"{now} after {before or 'nothing'}"
+        before = now
+    ids = [event.id for event in reversed(machine.events)]
+    assert ids == sorted(ids)
