@@ -41,6 +41,7 @@ class Client(asyncio.Protocol):
         "_exchange",
         "_fields",
         "_head_begun",
+        "_held",
         "_origin",
         "_tail",
         "deadline",
@@ -56,7 +57,7 @@ class Client(asyncio.Protocol):
         self._buffer = b""
         self._tail = b""
         self._fields: RequestFields | None = None
-        self._advancing = self._closing = self._head_begun = False
+        self._advancing = self._closing = self._head_begun = self._held = False
         self.half_closed = self.write_paused = self.upstream_ended = False
         self.deadline = 0.0
 
@@ -77,6 +78,10 @@ class Client(asyncio.Protocol):
         if exchange is None:
             if self._closing:
                 return
+            end = data.find(b"\r\n\r\n")
+            if end > 0 and end == len(data) - 4 and not self._buffer and data[0] != 13:
+                self._begin(data, end)  # exactly one head and no more: by far the most frequent
+                return
             self._advance(self._buffer + data if self._buffer else data)
             return
         if exchange.request_done and not exchange.tunnel:
@@ -94,7 +99,7 @@ class Client(asyncio.Protocol):
 
     def _stash(self, data: bytes) -> None:
         self._buffer = self._buffer + data if self._buffer else data
-        self.transport.pause_reading()
+        self.hold()
 
     def _advance(self, data: bytes) -> None:
         """Begin as many requests as `data` holds and their answers allow: one, but for those that we answer."""
@@ -198,7 +203,7 @@ class Client(asyncio.Protocol):
         elif self.half_closed or edge.draining:
             self.close()
             return
-        if not self._buffer or self._exchange is None:
+        if self._held and (not self._buffer or self._exchange is None):
             self.unhold()
 
     def begin_tunnel(self) -> None:
@@ -214,10 +219,12 @@ class Client(asyncio.Protocol):
 
     def hold(self) -> None:
         """Do not read on: what was read has nowhere to go yet."""
+        self._held = True
         self.transport.pause_reading()
 
     def unhold(self) -> None:
-        if not self.half_closed and not self._closing and not self.transport.is_closing():
+        if self._held and not self.half_closed and not self._closing and not self.transport.is_closing():
+            self._held = False
             self.transport.resume_reading()
 
     def pause_writing(self) -> None:

@@ -101,7 +101,7 @@ class Delivery:
         try:
             if not candidate.reached:
                 await edge.wake.reach(candidate)
-            upstream = candidate.take(edge.loop.time(), idle_max_s=exchange.idle_max_s)
+            upstream = candidate.take(edge.now, idle_max_s=exchange.idle_max_s)
             if upstream is None:
                 upstream = await connect(candidate, timeout_s=self._settings.connect_timeout_s)
             if candidate.retired:

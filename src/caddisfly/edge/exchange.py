@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
 from caddisfly.edge import balance
@@ -37,51 +38,34 @@ _ACME = b"/.well-known/acme-challenge/"
 class Exchange:
     """`tunnel` is true after a 101: from then on bytes are only passed on."""
 
-    __slots__ = (
-        "_answered",
-        "_keep_alive",
-        "_kept",
-        "_kept_bytes",
-        "_over",
-        "_reframe",
-        "_replayable",
-        "_request_chunks",
-        "_request_left",
-        "_response_chunks",
-        "_response_left",
-        "attempts",
-        "client",
-        "edge",
-        "excluded",
-        "fields",
-        "id",
-        "method",
-        "request_done",
-        "started_us",
-        "target",
-        "task",
-        "tunnel",
-        "upstream",
-    )
+    # Defaults of the class, so that a request which needs none of them sets none of them.
+    upstream: Upstream | None = None
+    task: asyncio.Task[None] | None = None
+    tunnel = False
+    attempts = 0
+    excluded: AbstractSet[Candidate] = frozenset()
+    _request_left = 0
+    _request_chunks: Chunked | None = None
+    _kept: list[bytes] | None = None
+    _kept_bytes = 0
+    _replayable = True
+    _answered = False
+    _response_left = 0
+    _response_chunks: Chunked | None = None
+    _reframe = False
+    _keep_alive = False
+    _over = False
 
     def __init__(self, edge: Edge, client: Client, fields: RequestFields, method: bytes, target: bytes) -> None:
         self.edge, self.client, self.fields, self.method, self.target = edge, client, fields, method, target
         self.id = edge.ids.next()
         self.started_us = edge.ids.now_us
-        self.upstream: Upstream | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.tunnel = False
-        self.attempts = 0
-        self.excluded = _NONE
-        self.request_done = fields.length == 0
-        self._request_left = fields.length
-        self._request_chunks = Chunked() if fields.length == CHUNKED else None
-        self._kept: list[bytes] | None = None
-        self._kept_bytes = 0
-        self._replayable = True
-        self._answered = False
-        self._over = False
-        self._keep_alive = False
+        length = fields.length
+        self.request_done = length == 0
+        if length:
+            self._request_left = length
+            if length == CHUNKED:
+                self._request_chunks = Chunked()
 
     def start(self) -> None:
         """Send it on now if that is possible, else begin a delivery."""
@@ -96,7 +80,7 @@ class Exchange:
                 return
             candidate = balance.pick(route.candidates)
             if candidate is not None:
-                upstream = candidate.take(edge.loop.time(), idle_max_s=self.idle_max_s)
+                upstream = candidate.take(edge.now, idle_max_s=self.idle_max_s)
                 if upstream is not None:
                     if route.startable and candidate.load >= candidate.soft:
                         edge.wake.in_background(route)
@@ -218,7 +202,6 @@ class Exchange:
         if not head.keep_alive or not upstream.candidate.pooled:
             upstream.usable = False
         bodiless = status == 204 or status == 304 or self.method == b"HEAD"
-        self._reframe = False
         extra = b"\r\n\r\n"
         if bodiless:
             length = 0
@@ -244,7 +227,8 @@ class Exchange:
             write(b"".join((head.lead, self.id, extra, rest)))
             self._finish(b"")
         else:
-            self._response_chunks = Chunked() if length == CHUNKED else None
+            if length == CHUNKED:
+                self._response_chunks = Chunked()
             write(head.lead + self.id + extra)
             if rest:
                 self.response_data(rest)
@@ -340,9 +324,7 @@ class Exchange:
 
     def exclude(self, candidate: Candidate) -> None:
         """Do not try this one again for this request."""
-        if self.excluded is _NONE:
-            self.excluded = set()
-        self.excluded.add(candidate)
+        self.excluded = self.excluded | {candidate}
 
     def _unanswered(self, upstream: Upstream, error: Exception | None) -> Failure:
         if not self._replayable:
@@ -386,8 +368,9 @@ class Exchange:
         assert upstream is not None
         if surplus or not self.request_done:
             upstream.usable = False
-        upstream.transport.resume_reading()
-        upstream.park()
+        if self.client.write_paused:
+            upstream.transport.resume_reading()
+        upstream.park(self.edge.now)
         upstream.candidate.release()
         self._over = True
         self.client.exchange_over(self, keep_alive=self._keep_alive and self.request_done)
@@ -444,7 +427,3 @@ class Exchange:
                 "attempts": self.attempts,
             },
         )
-
-
-_NONE: set[Candidate] = set()
-"""Shared by all requests that have excluded nothing; never added to."""

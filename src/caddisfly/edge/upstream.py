@@ -111,14 +111,14 @@ class Upstream(asyncio.Protocol):
         self._head = None
         self.transport.write(data)
 
-    def park(self) -> None:
+    def park(self, now: float) -> None:
         """Done with a request: wait for the next one, or close."""
         self.exchange = None
         candidate = self.candidate
         if not self.usable or candidate.retired or self.write_paused or self._buffer:
             self.close()
             return
-        self.idle_since = asyncio.get_running_loop().time()
+        self.idle_since = now
         candidate.idle.append(self)
 
     def close(self) -> None:

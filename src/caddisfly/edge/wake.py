@@ -128,7 +128,7 @@ class Wake:
             if candidate.retired:
                 raise Retired
         candidate.reached = True
-        upstream.park()
+        upstream.park(asyncio.get_running_loop().time())
         log.info(
             "edge.reached",
             extra={
