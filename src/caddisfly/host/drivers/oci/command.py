@@ -18,7 +18,7 @@ from typing import Any
 
 from caddisfly.host.drivers.driver import Command, CommandResult
 from caddisfly.host.drivers.oci.runtime import Runtime, end, environment
-from caddisfly.model.errors import DeadlineExceeded, InvalidArgument
+from caddisfly.model.errors import DeadlineExceeded, InvalidArgument, Problem
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ OUTPUT_MAX = 1024 * 1024
 """Bytes kept of each output. What a command prints beyond it is read and dropped, so that it is not blocked."""
 
 _REAP_S = 2.0
-_COMMAND_NOT_FOUND = ("executable file", "No such file", "not found", "Permission denied")
+_COMMAND_NOT_FOUND = ("executable file", "no such file", "not found", "permission denied")
 
 
 async def execute(
@@ -36,6 +36,7 @@ async def execute(
     specification: dict[str, Any] = json.loads((directory / "config.json").read_text())["process"]
     specification["args"] = list(command.argv)
     name = uuid.uuid4().hex
+    guest_kernel = runtime.name == "runsc"  # its processes have no numbers on the host
     process_file, pid_file = directory / f"exec-{name}.json", directory / f"exec-{name}.pid"
     process_file.write_text(json.dumps(specification))
     try:
@@ -44,7 +45,7 @@ async def execute(
             *runtime.options,
             "exec",
             f"--process={process_file}",
-            f"--pid-file={pid_file}",
+            f"{'--internal-pid-file' if guest_kernel else '--pid-file'}={pid_file}",
             id,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -63,9 +64,11 @@ async def execute(
             ) from error
         finally:
             if process.returncode is None:
-                await _end(process, pid_file)
-        said = err.decode(errors="replace")
-        if code in (1, 126, 127, 255) and not pid_file.exists() and any(word in said for word in _COMMAND_NOT_FOUND):
+                if guest_kernel:
+                    await _kill_in_guest(runtime, id, pid_file)
+                await _end(process, None if guest_kernel else pid_file)
+        said = err.decode(errors="replace").lower()
+        if code in (1, 126, 127, 128, 255) and not pid_file.exists() and any(word in said for word in _COMMAND_NOT_FOUND):
             raise InvalidArgument(f"cannot run {command.argv[0]!r}", why=said.strip()[-500:])
         return CommandResult(exit_code=code, stdout=out, stderr=err)
     finally:
@@ -92,9 +95,18 @@ async def _feed(stream: asyncio.StreamWriter | None, data: bytes) -> None:
         log.debug("exec.stdin_closed")  # the command did not want it
 
 
-async def _end(process: asyncio.subprocess.Process, pid_file: Path) -> None:
+async def _kill_in_guest(runtime: Runtime, id: str, pid_file: Path) -> None:
+    """gVisor kills one process, not what it started."""
+    try:
+        await runtime.run("kill", f"--pid={int(pid_file.read_text())}", id, "KILL", timeout_s=_REAP_S)
+    except (Problem, FileNotFoundError, ValueError) as error:
+        log.warning("exec.not_killed", extra={"sandbox": id, "reason": str(error)})
+
+
+async def _end(process: asyncio.subprocess.Process, pid_file: Path | None) -> None:
     """Kill the command and let the runtime, its parent, reap it: an orphan would hold the sandbox until init does."""
-    _kill_tree(pid_file)
+    if pid_file is not None:
+        _kill_tree(pid_file)
     try:
         async with asyncio.timeout(_REAP_S):
             await process.wait()

@@ -41,6 +41,7 @@ from caddisfly.model.machine import Exit, wall_ms
 
 log = logging.getLogger(__name__)
 
+ABILITIES = frozenset({"programs", "limits"})
 INIT_BINARY = Path("/usr/bin/tini-static")
 _REMOVE_TRIES = 50
 _REMOVE_WAIT_S = 0.02
@@ -100,7 +101,7 @@ class OciDriver:
             return Fingerprint(works=False, version=version, reason=f"a probe ended with {ended.exit_code}")
         if not counted and self._runtime.name != "runsc":
             return Fingerprint(works=False, version=version, reason="its processes escape the control groups")
-        return Fingerprint(works=True, version=version, abilities=frozenset({"exec", "stats"}))
+        return Fingerprint(works=True, version=version, abilities=ABILITIES)
 
     async def _tidy_probe(self, id: str) -> None:
         try:
@@ -137,7 +138,12 @@ class OciDriver:
         shim = self._shim(id)
         # While conmon lives it has not reaped the process, so the number cannot have been taken over by another.
         pid = shim.pid() if shim.own_pid() is not None and shim.exit_code() is None else None
-        if pid is not None:
+        if pid is None:
+            return
+        if self._runtime.name == "runsc" and number != signal.SIGKILL:
+            # The host's process is gVisor's kernel, not the Machine's program: only gVisor can pass a signal on.
+            await self._runtime.run("kill", id, str(number), timeout_s=self._timeout_s)
+        else:
             _send(pid, number)
 
     async def kill(self, id: str) -> None:
@@ -237,7 +243,7 @@ def _probe(id: str, root: Path) -> Sandbox:
         hostname="probe",
         netns=None,
         binds=(),
-        limits=Limits(cores=1.0, weight=100, memory_mb=64, pids=32),
+        limits=Limits(cores=1.0, weight=100, memory_mb=128, pids=512),
         log=root / "log",
     )
 

@@ -1,0 +1,109 @@
+"""Every driver, one after the other, behind the same fixtures."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from caddisfly.host.drivers.driver import Driver, Limits, Sandbox
+from caddisfly.host.drivers.mock import MockDriver
+from caddisfly.host.drivers.oci.driver import OciDriver
+from caddisfly.host.images.build import busybox_layer
+from tests.leaks import TEST_DIRECTORY, traces
+
+_number = itertools.count(1)
+
+
+class Bench:
+    """A driver, a root to run in, and a way to get the same driver anew, as after a restart of the agent."""
+
+    def __init__(self, driver: Driver, anew: Callable[[], Any], abilities: frozenset[str], directory: Path) -> None:
+        self.driver, self.abilities, self.directory = driver, abilities, directory
+        self._anew = anew
+        self.made: list[str] = []
+
+    async def restarted(self) -> Driver:
+        self.driver = await self._anew()
+        return self.driver
+
+    def sandbox(self, line: str = "while :; do sleep 1; done", **changes: Any) -> Sandbox:
+        id = f"{'d' * 14}-{next(_number):08x}"
+        self.made.append(id)
+        made = Sandbox(
+            id=id,
+            root=self.directory / "root",
+            argv=("/bin/sh", "-c", line),
+            env=("PATH=/bin", "GREETING=hi"),
+            cwd="/tmp",
+            uid=65534,
+            gid=65534,
+            gids=(),
+            hostname="tested",
+            netns=None,
+            binds=(),
+            limits=Limits(cores=1.0, weight=100, memory_mb=128, pids=256),
+            log=self.directory / "logs" / f"{id}.log",
+        )
+        return replace(made, **changes)
+
+
+@pytest.fixture(scope="session")
+def root() -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix=TEST_DIRECTORY))
+    directory.chmod(0o755)
+    (directory / "root").mkdir()
+    with tarfile.open(fileobj=BytesIO(busybox_layer())) as layer:
+        layer.extractall(directory / "root", filter="tar")
+    yield directory
+    subprocess.run(["rm", "-rf", directory], check=True)
+
+
+@pytest.fixture(params=["mock", "oci/crun", "oci/runc", "oci/runsc"])
+async def bench(request: pytest.FixtureRequest, root: Path) -> AsyncIterator[Bench]:
+    before = traces()
+    kind, _, runtime = request.param.partition("/")
+    if kind == "mock":
+        mock = MockDriver()
+
+        async def same() -> Driver:
+            return mock
+
+        made = Bench(mock, same, frozenset(), root)
+    else:
+
+        async def choose() -> Driver:
+            return await OciDriver.choose(run_dir=root / f"run-{runtime}", wanted=runtime, timeout_s=30)
+
+        driver = await choose()
+        found = await driver.fingerprint()
+        made = Bench(driver, choose, found.abilities, root)
+    yield made
+    for id in made.made:
+        await made.driver.destroy(id)
+    assert await made.driver.known() == frozenset()
+    left = traces() - before
+    assert not left, "\n".join(sorted(left))
+
+
+@pytest.fixture
+def programs(bench: Bench) -> Bench:
+    """A driver that really runs programs. Others declare that they do not."""
+    if "programs" not in bench.abilities:
+        pytest.skip("this driver declares that it runs no programs")
+    return bench
+
+
+async def soon(awaitable: Any) -> Any:
+    with suppress(ProcessLookupError):
+        return await asyncio.wait_for(awaitable, 20)
