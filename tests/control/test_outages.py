@@ -9,6 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from caddisfly.bus.catalog import AppEntry, Publication
+from caddisfly.control.records.apps import AppRecord
 from caddisfly.control.settings import ControlSettings
 from caddisfly.model.errors import Unavailable
 from tests.conftest import NatsServer, eventually
@@ -183,3 +184,25 @@ async def test_a_bug_is_answered_without_its_cause(
     reply = await fly.get("/v1/apps/demo")
     assert (reply.status_code, reply.json()["error"]) == (500, "unknown: internal error")
     assert "swordfish" not in reply.text
+
+
+async def test_it_stops_although_a_cancellation_was_swallowed(
+    settings: ControlSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`wait_for` of Python 3.11 returns a result that came with the cancellation, and drops the cancellation."""
+    api = Api(settings)
+    reached = asyncio.Event()
+
+    async def load() -> list[AppRecord]:
+        reached.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return []
+        raise AssertionError
+
+    monkeypatch.setattr(api.control.publication, "load", load)
+    await api.start()
+    await reached.wait()
+    async with asyncio.timeout(5):
+        await api.stop()

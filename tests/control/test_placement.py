@@ -109,6 +109,19 @@ async def test_the_freest_host_wins_and_a_full_one_says_so(
     )
 
 
+async def test_answers_from_elsewhere_do_not_close_the_market(
+    empty_api: Api, client: httpx.AsyncClient, new_host: NewHost
+) -> None:
+    """Every host answers, those of other regions with a refusal, and often first."""
+    for _ in range(4):
+        await new_host(region="syd")
+    late = await new_host(region="ams")
+    await empty_api.ready(hosts=5)
+    for _ in range(10):
+        assert (await client.post(MACHINES, json={**NGINX, "region": "ams"})).status_code == 200
+    assert len(late.machines) == 10
+
+
 @pytest.mark.parametrize("refusal", [Aborted("insufficient memory"), Unavailable("draining")])
 async def test_a_refused_reservation_goes_to_the_next(
     empty_api: Api, client: httpx.AsyncClient, new_host: NewHost, refusal: Aborted | Unavailable

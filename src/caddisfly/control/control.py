@@ -61,6 +61,7 @@ class Control:
         self.logs = Logs(self.bus, self.machines, hold_s=settings.log_hold_s)
         self._migrated = False
         self._keeping: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
 
     async def start(self) -> None:
         """Raises `FailedPrecondition` for a database from a newer version, and nothing else for what is only away."""
@@ -74,6 +75,8 @@ class Control:
         self._keeping = asyncio.create_task(self._keep(), name="control-keep")
 
     async def stop(self) -> None:
+        # A flag beside the cancellation: Python 3.11's wait_for, which the drivers use, may swallow the latter.
+        self._ended.set()
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
@@ -89,7 +92,7 @@ class Control:
 
     async def _keep(self) -> None:
         """Read the apps again and again: for the catalog, and to go on with deletions."""
-        while True:
+        while not self._ended.is_set():
             try:
                 if not self._migrated:
                     await self._migrate()
@@ -101,4 +104,8 @@ class Control:
             except Problem as problem:
                 log.error("control.keep_failed", extra={"reason": str(problem)})
                 pause_s = self.settings.apps_reload_s
-            await asyncio.sleep(pause_s)
+            try:
+                async with asyncio.timeout(pause_s):
+                    await self._ended.wait()
+            except TimeoutError:
+                continue

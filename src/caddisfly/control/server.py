@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -55,6 +56,8 @@ def main(settings: ControlSettings) -> None:
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.shutdown_grace_s,
     )
+    # uvicorn sends itself the signal again once it has shut down: an end that was asked for is no failure.
+    signal.signal(signal.SIGTERM, _leave)
     server = uvicorn.Server(config)
     try:
         server.run()
@@ -64,3 +67,7 @@ def main(settings: ControlSettings) -> None:
         log.info("control.interrupted")
     if not server.started:
         sys.exit(3)
+
+
+def _leave(*_: object) -> None:
+    sys.exit(0)

@@ -53,10 +53,11 @@ class ControlSettings(BaseModel):
         description="Region that this control is in: Machines go there when a client names none.",
     )
     bid_timeout_s: float = Field(
-        default=0.5,
+        default=2.0,
         gt=0,
         description="Seconds that hosts have to bid for a new Machine. They answer within milliseconds, and the market "
-        "closes as soon as all have; only a host that just died makes a create wait this long.",
+        "closes as soon as all have. Only a host that just died makes a create wait this long, while a shorter time "
+        "would refuse Machines on a box that is merely busy.",
     )
     read_your_writes_timeout_s: float = Field(
         default=2.0,

@@ -50,7 +50,8 @@ class Market:
             gpu_kind=config.guest.gpu_kind,
             image=config.image,
         )
-        asked = sum(host.region in regions for host in self._hosts.up)
+        # Hosts of other regions answer too, with a refusal: stopping early would cut off those that could take it.
+        asked = len(self._hosts.up)
         answers = await self._bus.gather(
             contract.BIDS, request.model_dump_json().encode(), enough=asked, timeout_s=self._timeout_s
         )

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 from caddisfly import __version__
 from caddisfly.control.control import Control
 from caddisfly.control.rest import apps, failures, logs, machine_actions, machines, pending, platform, tokens, wire
+from caddisfly.control.rest.encoding import Encoder
 from caddisfly.control.rest.gate import Gate
 
 _ABOUT = (
@@ -33,6 +34,7 @@ def routes(control: Control, *, lifespan: Any = None) -> FastAPI:
         generate_unique_id_function=_operation_id,
     )
     app.state.control = control
+    app.state.encoder = Encoder(control.machines.host_status)
     failures.install(app)
     for module in (apps, machines, machine_actions, platform, tokens, logs, pending):
         app.include_router(module.router)

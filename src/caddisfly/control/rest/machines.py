@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from caddisfly.bus import contract
-from caddisfly.control.control import Control
 from caddisfly.control.machines import Key
 from caddisfly.control.records.creations import fingerprint
 from caddisfly.control.rest import shapes, wire
+from caddisfly.control.rest.encoding import Encoder
 from caddisfly.control.rest.reach import AnyMachine, Parts, ThisApp, ThisMachine
 from caddisfly.model import states
 from caddisfly.model.config import Config
@@ -22,12 +22,12 @@ router = APIRouter(prefix="/v1/apps/{app}/machines", tags=["machines"], response
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _METADATA = "metadata."
-_HEAVY = ("config", "checks", "events", "host_status", "image_ref")
 _EVENTS_DEFAULT, _EVENTS_MAX = 20, 50
 
 
-def to_wire(machine: Machine, control: Control) -> dict[str, Any]:
-    return {**machine.to_wire(), "host_status": control.machines.host_status(machine)}
+def show(machine: Machine, request: Request) -> Response:
+    encoder: Encoder = request.app.state.encoder
+    return encoder.machine(machine)
 
 
 @router.get("", name="Machines_list", responses=shapes.gives(list[shapes.MachineObject]), response_model=None)
@@ -57,10 +57,8 @@ async def list_machines(
         and all(machine.config.metadata.get(name) == value for name, value in metadata)
     ]
     found.sort(key=lambda machine: (machine.created_ms, machine.id))
-    listed = [to_wire(machine, control) for machine in found]
-    if short:
-        listed = [{name: value for name, value in entry.items() if name not in _HEAVY} for entry in listed]
-    return wire.reply(listed)
+    encoder: Encoder = request.app.state.encoder
+    return encoder.summaries(found) if short else encoder.list(found)
 
 
 @router.post(
@@ -81,13 +79,13 @@ async def create_machine(
     if idempotency_key:
         key = Key(idempotency_key, fingerprint(await wire.read_object(request)))
     machine = await control.machines.create(app, wanted, key=key)
-    return wire.reply(to_wire(machine, control))
+    return show(machine, request)
 
 
 @router.get("/{machine}", name="Machines_show", responses=shapes.gives(shapes.MachineObject), response_model=None)
-async def show_machine(machine: AnyMachine, control: Parts) -> Response:
+async def show_machine(request: Request, machine: AnyMachine) -> Response:
     """One that is destroyed is still shown for a while: the exit code of a release command is read this way."""
-    return wire.reply(to_wire(machine, control))
+    return show(machine, request)
 
 
 @router.post(
@@ -108,7 +106,7 @@ async def update_machine(request: Request, machine: ThisMachine, control: Parts)
         skip_service_registration=wanted.skip_service_registration,
     )
     answer = await control.machines.change(machine, contract.UPDATE_MACHINE, call)
-    return wire.reply(to_wire(Machine.from_record(answer.record), control))
+    return show(Machine.from_record(answer.record), request)
 
 
 @router.delete("/{machine}", name="Machines_delete", responses=shapes.gives(shapes.OkReply), response_model=None)
