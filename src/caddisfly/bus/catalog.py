@@ -88,6 +88,7 @@ class Publication:
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._key_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._stopped = False
         self._suspect = False
         """True after a failed put: later ones are left to `reconcile`, so that a frozen bus delays nobody twice."""
 
@@ -97,6 +98,7 @@ class Publication:
         self._task = asyncio.create_task(self._keep(), name="catalog-publication")
 
     async def stop(self) -> None:
+        self._stopped = True  # a cancellation alone can be swallowed by `asyncio.wait_for` of Python 3.11
         if self._task is not None:
             self._task.cancel()
 
@@ -148,7 +150,7 @@ class Publication:
                 raise Unavailable("the catalog does not answer", why=str(error)) from error
 
     async def _keep(self) -> None:
-        while True:
+        while not self._stopped:
             await asyncio.sleep(min(_RETRY_S, self._every_s) if self._suspect else self._every_s)
             try:
                 await self.reconcile()

@@ -48,12 +48,15 @@ class Projection:
         self._listeners: list[MachineListener] = []
         self._task: asyncio.Task[None] | None = None
         self._round: asyncio.Task[None] | None = None
+        self._interrupted = False
+        self._stopped = False
 
     def start(self) -> None:
         self._bus.on_connect(self._restart)
         self._task = asyncio.create_task(self._follow(), name="projection")
 
     async def stop(self) -> None:
+        self._stopped = True
         for task in (self._task, self._round):
             if task is not None:
                 task.cancel()
@@ -87,11 +90,14 @@ class Projection:
         return True
 
     async def _restart(self) -> None:
+        # The flag beside the cancellation: `asyncio.wait_for` of Python 3.11, inside the watcher, can swallow one.
+        self._interrupted = True
         if self._round is not None:
             self._round.cancel()
 
     async def _follow(self) -> None:
-        while True:
+        while not self._stopped:
+            self._interrupted = False
             self._round = asyncio.create_task(self._follow_once(), name="projection-round")
             await asyncio.wait((self._round,))
             if self._round.cancelled():
@@ -111,7 +117,7 @@ class Projection:
             while (entry := await watcher.updates(timeout=30)) is not None:  # type: ignore[no-untyped-call]
                 seen[entry.key] = entry
             self._swap(seen)
-            while True:
+            while not (self._interrupted or self._stopped):
                 try:
                     entry = await watcher.updates(timeout=_IDENTITY_CHECK_S)  # type: ignore[no-untyped-call]
                 except NatsTimeout:

@@ -179,7 +179,8 @@ class Engine:
         """Wait for the operation under way; where it only waits, it gives way."""
         task, work = self._tasks.get(machine_id), self._works.get(machine_id)
         if task is None or work is None:
-            return
+            # Outside the lock an operation always has its task, except when the agent has begun to go down.
+            raise Unavailable("the agent is going down", next="repeat the call")
         work.give_way.set()
         if hurry:
             work.hurry.set()

@@ -210,13 +210,16 @@ def finished(machine: Machine, operation: Operation) -> Decision:
     idle = replace(machine, operation="")
     if operation.kind in plans.STARTS:
         started = replace(idle, state=states.STARTED, parked=False)
+        if operation.kind == plans.REPLACE:
+            started = started.with_event("update", "replaced", source="flyd")
         return Decision(started.with_event("start", "started", source="flyd"))
     if operation.kind == plans.DESTROY:
         gone = replace(idle, state=states.DESTROYED, run_id="")
         return Decision(gone.with_event("destroy", "destroyed", source="flyd"))
     if operation.kind == plans.RENEW:
         state = str(operation.args["previous"]["state"])
-        return Decision(replace(idle, state=states.STOPPED if state == states.CREATED else state))
+        renewed = replace(idle, state=states.STOPPED if state == states.CREATED else state)
+        return Decision(renewed.with_event("update", "replaced", source="flyd"))
     if operation.args.get("then") == "renew":
         previous = {**operation.args["previous"], "state": states.STOPPED}
         return _begin(idle, plans.RENEW, {**operation.args, "previous": previous, "then": ""})

@@ -68,7 +68,11 @@ async def execute(
                     await _kill_in_guest(runtime, id, pid_file)
                 await _end(process, None if guest_kernel else pid_file)
         said = err.decode(errors="replace").lower()
-        if code in (1, 126, 127, 128, 255) and not pid_file.exists() and any(word in said for word in _COMMAND_NOT_FOUND):
+        if (
+            code in (1, 126, 127, 128, 255)
+            and not pid_file.exists()
+            and any(word in said for word in _COMMAND_NOT_FOUND)
+        ):
             raise InvalidArgument(f"cannot run {command.argv[0]!r}", why=said.strip()[-500:])
         return CommandResult(exit_code=code, stdout=out, stderr=err)
     finally:

@@ -1,0 +1,268 @@
+"""The engine under calls, failures and crashes, over the mock driver and a real journal."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from caddisfly.host.drivers.mock import MockDriver
+from caddisfly.host.images.image import Image, ImageConfig, ResolvedImage
+from caddisfly.host.images.reference import Reference
+from caddisfly.host.journal.journal import Journal
+from caddisfly.host.network.network import Attachment
+from caddisfly.host.operations import lifecycle
+from caddisfly.host.operations.engine import Engine
+from caddisfly.host.operations.work import Parts
+from caddisfly.host.settings import HostSettings
+from caddisfly.model.config import Config
+from caddisfly.model.errors import Aborted, InvalidArgument, Problem, Unavailable
+from caddisfly.model.machine import Exit, Machine
+from tests.conftest import eventually
+from tests.host.paths import assert_path
+from tests.journal.test_journal import a_machine
+
+
+@dataclass
+class NullRoots:
+    """Roots that are remembered, not mounted."""
+
+    directory: Path
+    mounted: set[str] = field(default_factory=set)
+
+    async def mount(self, key: str, layers: tuple[Path, ...], *, size_mb: int) -> Path:
+        self.mounted.add(key)
+        return self.directory
+
+    async def unmount(self, key: str) -> None:
+        self.mounted.discard(key)
+
+
+@dataclass
+class NullImages:
+    """One image that is always here, unless told otherwise."""
+
+    roots: NullRoots
+    errors: list[Problem] = field(default_factory=list)
+
+    async def resolve(self, reference: str) -> ResolvedImage:
+        if self.errors:
+            raise self.errors.pop(0)
+        return ResolvedImage(Reference.parse("nginx"), "sha256:0", "sha256:0", ImageConfig(cmd=("/bin/app",)), ())
+
+    async def fetch(self, image: ResolvedImage) -> Image:
+        return Image(image, ())
+
+
+@dataclass
+class NullLinks:
+    plugged: set[str] = field(default_factory=set)
+
+    async def attach(self, attachment: Attachment) -> Path:
+        self.plugged.add(attachment.id)
+        return Path("/proc/self/ns/net")
+
+    async def detach(self, attachment: Attachment) -> None:
+        self.plugged.discard(attachment.id)
+
+
+class World:
+    """What outlives the agent: the journal's file, the sandboxes, the links, the roots."""
+
+    def __init__(self, directory: Path) -> None:
+        (directory / "bin").mkdir()
+        (directory / "bin" / "app").touch(mode=0o755)
+        self.directory = directory
+        self.driver = MockDriver()
+        self.images = NullImages(NullRoots(directory))
+        self.links = NullLinks()
+        self.settings = HostSettings(data_dir=directory, run_dir=directory, stop_grace_s=0.01)
+        self.published: dict[str, Machine] = {}
+        self.engine: Engine
+        self._journal: Journal
+
+    async def up(self) -> Engine:
+        """Start an agent's engine on what is there, as after a crash."""
+        self._journal = Journal(self.directory / "journal.db")
+        contents = await self._journal.open()
+        parts = Parts(self.settings, self.driver, self.images, self.links, lambda machine: None)
+        self.engine = Engine(self._journal, parts, publish=self._publish)
+        operations = {operation.machine_id: operation for operation in contents.operations}
+        self.published = {machine.id: machine for machine in contents.machines}  # the agent does so, too
+        for machine in contents.machines:
+            await self.engine.adopt(machine, operations.get(machine.id))
+        return self.engine
+
+    async def down(self) -> None:
+        """The agent dies wherever it is. What was queued for the journal may or may not have made it."""
+        await self.engine.close()
+        await self._journal.close()
+
+    async def create(self, *, launch: bool = True, **config: object) -> Machine:
+        made = a_machine(events=(), config=Config.parse({"image": "nginx", "restart": {"policy": "no"}, **config}))
+        machine, _ = await self.engine.create(made, launch=launch)
+        return machine
+
+    async def _publish(self, machine: Machine) -> int:
+        self.published[machine.id] = machine
+        return 1
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    made = World(tmp_path)
+    await made.up()
+    yield made
+    await made.down()
+
+
+async def test_a_host_that_stumbles_is_tried_again(world: World) -> None:
+    world.driver.behaviour.start_errors = [Unavailable("busy"), Unavailable("busy")]
+    machine = await world.create()
+    assert (await world.engine.settled(machine.id)).state == "started"
+    assert len(world.driver.starts) == 1
+
+
+async def test_a_start_that_cannot_succeed_fails_and_takes_down_what_it_built(world: World) -> None:
+    world.driver.behaviour.start_errors = [InvalidArgument("no such program", next="fix the image")]
+    machine = await world.create()
+    failed = await world.engine.settled(machine.id)
+    assert failed.state == "failed"
+    exit = failed.newest("exit")
+    assert exit is not None
+    assert exit.request is not None
+    assert exit.request["exit_event"]["error"] == "invalid_argument: no such program; fix the image"
+    assert not world.driver.running
+    assert not world.links.plugged
+    assert not world.images.roots.mounted
+    assert_path(failed)
+    _, again, _ = await world.engine.ask(machine.id, lambda now: lifecycle.start(now, source="user"))
+    assert again.state == "starting"
+    assert (await world.engine.settled(machine.id)).state == "started"
+
+
+async def test_calls_on_one_machine_wait_their_turn_and_others_do_not(world: World) -> None:
+    world.driver.behaviour.start_gate = asyncio.Event()
+    slow = await world.create()
+    stop = asyncio.create_task(world.engine.ask(slow.id, lambda now: lifecycle.stop(now, source="user")))
+    await eventually(lambda: world.published[slow.id].state == "starting")
+    stop.cancel()
+    stop = asyncio.create_task(world.engine.ask(slow.id, lambda now: lifecycle.stop(now, source="user")))
+    gate, world.driver.behaviour.start_gate = world.driver.behaviour.start_gate, None
+    quick = await world.create()
+    assert (await world.engine.settled(quick.id)).state == "started"
+    assert not stop.done()
+    gate.set()
+    await stop
+    assert (await world.engine.settled(slow.id)).state == "stopped"
+
+
+async def test_a_forced_destroy_does_not_wait_for_the_grace_of_a_stop(world: World) -> None:
+    world.driver.behaviour.ignores_signals = True
+    machine = await world.create(stop_config={"timeout": "300s"})
+    await world.engine.settled(machine.id)
+    await world.engine.ask(machine.id, lambda now: lifecycle.stop(now, source="user"))
+    await asyncio.wait_for(
+        world.engine.ask(machine.id, lambda now: lifecycle.destroy(now, source="user", force=True), hurry=True), 5
+    )
+    assert (await world.engine.settled(machine.id)).state == "destroyed"
+
+
+async def test_a_failed_update_leaves_the_old_version_running(world: World) -> None:
+    machine = await world.create()
+    machine = await world.engine.settled(machine.id)
+    world.images.errors = [InvalidArgument("manifest unknown")]
+    config = Config.parse({"image": "nginx:2"})
+
+    def update(now: Machine) -> lifecycle.Decision:
+        return lifecycle.update(now, config=config, image=now.image, current_version="", launch=True, cordoned=False)
+
+    await world.engine.ask(machine.id, update)
+    after = await world.engine.settled(machine.id)
+    assert (after.state, after.instance_id, after.run_id) == ("started", machine.instance_id, machine.run_id)
+    assert list(world.driver.running) == [machine.run_id]
+
+
+async def test_no_room_is_a_reason_to_fail_not_to_loop(world: World) -> None:
+    def refuse(machine: Machine) -> None:
+        raise Aborted("insufficient memory")
+
+    world.engine._parts = replace(world.engine._parts, check_room=refuse)
+    machine = await world.create()
+    assert (await world.engine.settled(machine.id)).state == "failed"
+    assert not world.links.plugged
+
+
+def calls(chance: random.Random) -> lifecycle.Decision | object:
+    """One random call, as a function of the Machine."""
+    return chance.choice(
+        [
+            lambda now: lifecycle.start(now, source="user"),
+            lambda now: lifecycle.stop(now, source="user", timeout_s=0.01),
+            lambda now: lifecycle.restart(now, source="user", timeout_s=0.01),
+            lambda now: lifecycle.destroy(now, source="user", force=chance.random() < 0.3),
+            lambda now: lifecycle.update(
+                now,
+                config=Config.parse({"image": "nginx", "env": {"N": str(chance.random())}}),
+                image=now.image,
+                current_version="",
+                launch=chance.random() < 0.7,
+                cordoned=False,
+            ),
+        ]
+    )
+
+
+async def storm(world: World, chance: random.Random) -> list[str]:
+    """Random calls, exits, start errors and crashes on a few Machines."""
+    made = [(await world.create(launch=chance.random() < 0.8, restart={"policy": "always"})).id for _ in range(3)]
+    pending: set[asyncio.Task[object]] = set()
+    for _ in range(40):
+        what = chance.random()
+        if what < 0.55:
+            call = world.engine.ask(chance.choice(made), calls(chance), hurry=chance.random() < 0.3)  # type: ignore[arg-type]
+            pending.add(asyncio.create_task(call))  # type: ignore[arg-type]
+        elif what < 0.7 and world.driver.running:
+            world.driver.end(chance.choice(sorted(world.driver.running)), Exit(exit_code=chance.choice([0, 1])))
+        elif what < 0.8:
+            world.driver.behaviour.start_errors = [chance.choice([Unavailable("later"), InvalidArgument("never")])]
+        elif what < 0.9:
+            await world.down()
+            await world.up()
+        for _ in range(chance.randrange(4)):
+            await asyncio.sleep(0)
+    world.driver.behaviour.start_errors = []
+    await asyncio.wait(pending, timeout=2) if pending else None
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    return made
+
+
+@pytest.mark.parametrize("seed", range(25))
+async def test_whatever_happens_nothing_runs_twice_and_nothing_is_left(world: World, seed: int) -> None:
+    made = await storm(world, random.Random(seed))
+    await world.down()
+    await world.up()
+
+    def at_rest() -> bool:
+        return all(
+            (now := world.engine.machines[id]).state in ("started", "stopped", "failed", "destroyed")
+            and not now.operation
+            for id in made
+        )
+
+    await eventually(at_rest, timeout_s=40)
+    machines = [world.engine.machines[id] for id in made]
+    up = {machine.run_id for machine in machines if machine.state == "started"}
+    assert set(world.driver.running) == up, "I1, I7"
+    assert world.links.plugged == up, "I4"
+    assert world.images.roots.mounted == up, "I4"
+    assert len(world.driver.starts) == len(set(world.driver.starts)), "no incarnation starts twice"
+    for machine in machines:
+        assert_path(machine)
+        assert world.published[machine.id] == machine, "what others see is what is"
