@@ -53,6 +53,7 @@ def quick(**changes: object) -> ImageSettings:
         "retry_attempts": 3,
         "max_layer_bytes": 64 << 20,
         "max_entries": 1_000,
+        "local_registries": True,
     }
     return ImageSettings.model_validate(values | changes)
 

@@ -259,3 +259,12 @@ async def test_the_same_layer_is_downloaded_in_parallel_once(store: ImageStore, 
     resolved = await store.resolve(reference)
     await asyncio.gather(*(store.fetch(resolved) for _ in range(8)))
     assert len(registry.asked_for(f"blobs/{sha(parts.layers[0])}")) == 1
+
+
+@pytest.mark.parametrize("registry", ["localhost:4280", "127.0.0.1:8222", "[::1]:80", "169.254.169.254", "0.0.0.0:80"])
+async def test_the_hosts_own_addresses_are_no_registries_unless_the_operator_says_so(
+    open_store: OpenStore, registry: str
+) -> None:
+    store = await open_store(local_registries=False)
+    with pytest.raises(InvalidArgument, match="an address of the host itself"):
+        await store.resolve(f"{registry}/x:1")

@@ -47,7 +47,11 @@ _MAX_WAIT_S, _MAX_RETRY_AFTER_S = 10.0, 30.0
 _MAX_ERROR_BYTES = 64 << 10
 _PROGRESS = 1 << 20
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?")
+_OWN_ADDRESS = re.compile(
+    r"(localhost|127(\.\d{1,3}){3}|0(\.\d{1,3}){3}|169\.254(\.\d{1,3}){2}|\[::1?\]|\[fe80:[^\]]*\])(:\d+)?",
+    re.IGNORECASE,
+)
+"""Loopback, unspecified and link-local addresses."""
 
 
 class _Transient(Exception):
@@ -324,7 +328,15 @@ class RegistryClient:
         registry = reference.registry
         base = self._settings.mirrors.get(registry, "").rstrip("/")
         if not base:
-            plain = registry in self._settings.insecure_registries or _LOOPBACK.fullmatch(registry)
+            own = _OWN_ADDRESS.fullmatch(registry) is not None
+            plain = registry in self._settings.insecure_registries or own
+            if own and not (self._settings.local_registries or registry in self._settings.insecure_registries):
+                raise InvalidArgument(
+                    f"registry {registry} is an address of the host itself",
+                    why="tenants name images, and the host's own services are not theirs to ask",
+                    next=f'[images] insecure_registries = ["{registry}"], if that registry is meant for them',
+                    status="registry_refused",
+                )
             base = f"{'http' if plain else 'https'}://{registry}"
         known = self._settings.credentials.get(registry)
         if known is None and registry == DOCKER_HUB:

@@ -71,8 +71,14 @@ class ImageSettings(BaseModel):
     )
     insecure_registries: frozenset[str] = Field(
         default=frozenset(),
-        description="`host` or `host:port` of registries that are asked over plain http. Loopback always is; anything "
-        "else on http can be read and changed on the way (digests protect only references that have one).",
+        description="`host` or `host:port` of registries that are asked over plain http. Anything but loopback on "
+        "http can be read and changed on the way (digests protect only references that have one).",
+    )
+    local_registries: bool = Field(
+        default=False,
+        description="Whether any registry on the host's own loopback or link-local addresses may be named, over plain "
+        "http. Off, because tenants name images and would make the agent ask the host's private services; list the one "
+        "that is meant for them in `insecure_registries`.",
     )
     mirrors: dict[str, str] = Field(
         default_factory=dict,
