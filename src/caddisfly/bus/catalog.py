@@ -4,7 +4,7 @@ It is one JetStream bucket, so that one number, the revision, orders everything 
 control writes apps, a host writes itself and its Machines. `Publication` is level-triggered: an owner says what should
 stand there, and it is put again whenever it does not (first connection, reconnection, a bucket that was deleted or
 lost its tail). An outbox table would remember each *change* instead; it costs a write for each and still cannot mend a
-bucket that lost what had been acknowledged (docs/decisions/0004).
+bucket that lost what had been acknowledged (docs/decisions/0001).
 """
 
 from __future__ import annotations
