@@ -9,16 +9,27 @@ class ApiError(Exception):
     """An answer that is not a result, or none at all.
 
     `status_code` is HTTP's, 0 when nothing answered. `text` is for people. `status` is the API's machine-readable
-    detail, such as `name_taken`. `request_id` finds the call in the server's logs.
+    detail, such as `name_taken`. `request_id` finds the call in the server's logs. `reason` is the server's own account
+    of why, which Caddisfly gives and Fly does not.
     """
 
     next = ""
-    """What usually helps, for people."""
+    """What helps, for people: the server's word, else what usually does."""
 
     def __init__(
-        self, text: str, *, status_code: int = 0, status: str = "", request_id: str = "", retry_after_s: float = 0.0
+        self,
+        text: str,
+        *,
+        status_code: int = 0,
+        status: str = "",
+        request_id: str = "",
+        retry_after_s: float = 0.0,
+        reason: str = "",
+        next: str = "",
     ) -> None:
         super().__init__(text)
+        self.reason = reason
+        self.next = next or type(self).next
         self.text = text
         self.status_code = status_code
         self.status = status
@@ -28,10 +39,11 @@ class ApiError(Exception):
 
     @property
     def why(self) -> str:
-        """Where the error comes from, for people."""
+        """Why it happened, where the server says so, and where to look it up; for people."""
         if not self.status_code:
-            return ""
-        return f"the API answered {self.status_code}" + (f", request {self.request_id}" if self.request_id else "")
+            return self.reason
+        where = f"the API answered {self.status_code}" + (f", request {self.request_id}" if self.request_id else "")
+        return f"{self.reason} ({where})" if self.reason else where
 
 
 class FinalError(ApiError):
@@ -94,10 +106,11 @@ def of_response(status_code: int, body: bytes, *, request_id: str = "", retry_af
         wire = None
     if isinstance(wire, dict) and (wire.get("message") or wire.get("error")):
         text = str(wire.get("message") or wire["error"])
-        status = str(wire.get("status") or "")
+        status, reason, next = (str(wire.get(name) or "") for name in ("status", "why", "next"))
     else:
         text = body.decode(errors="replace").strip()[:500] or "no text"
         text, status = f"the API answered {status_code}: {text}", ""
+        reason = next = ""
     kind = _CLASSES.get(status_code, RetryableError if status_code >= 500 else FinalError)
     return kind(
         text,
@@ -105,4 +118,6 @@ def of_response(status_code: int, body: bytes, *, request_id: str = "", retry_af
         status=status,
         request_id=request_id,
         retry_after_s=float(retry_after) if retry_after.isdecimal() else 0.0,
+        reason=reason,
+        next=next,
     )

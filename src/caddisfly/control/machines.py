@@ -35,6 +35,7 @@ from caddisfly.model.errors import (
     FailedPrecondition,
     NotFound,
     Unavailable,
+    Unprocessable,
 )
 from caddisfly.model.machine import Machine, MachineRequest
 
@@ -154,6 +155,11 @@ class Machines:
             try:
                 return await self._create_at(bid.host_id, app, request, machine_id=machine_id, name=name)
             except (Aborted, Exhausted, Unavailable) as refusal:
+                if refusal.status.startswith("registry"):
+                    # The image cannot be had, wherever one asks from: "no host" would hide the cause.
+                    raise Unprocessable(
+                        refusal.what, why=refusal.why, next=refusal.next, status=refusal.status
+                    ) from refusal
                 refusals.append(str(refusal))
         raise nobody(refusals)
 
