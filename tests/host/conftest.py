@@ -225,7 +225,7 @@ def busybox(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared_nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     nats = NatsServer(tmp_path_factory.mktemp("nats"))
     nats.start()
@@ -233,8 +233,9 @@ def shared_nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer
     nats.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared_agent(shared_nats: NatsServer, busybox: Path) -> Iterator[RunningAgent]:
+    # Of this package only: a computer has one agent, and other packages start platforms of their own.
     before = traces()
     with running_agent(shared_nats, busybox) as agent:
         yield agent

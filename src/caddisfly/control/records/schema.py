@@ -7,6 +7,8 @@ A database written by a newer version is refused, not guessed at.
 from __future__ import annotations
 
 import asyncio
+import fcntl
+from contextlib import ExitStack
 from pathlib import Path
 
 from sqlalchemy import Connection, exc, inspect, make_url, text
@@ -28,11 +30,19 @@ async def upgrade(url: str, *, timeout_s: float) -> None:
 
 
 def _upgrade(url: str, timeout_s: float) -> None:
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite" and parsed.database:
-        path = Path(parsed.database)
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.touch(mode=0o600)
+    with ExitStack() as stack:
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "sqlite" and parsed.database:
+            path = Path(parsed.database)
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.touch(mode=0o600)
+            # Turning a new file to WAL fails at once, without waiting, while another process does the same.
+            lock = stack.enter_context(path.with_name(f"{path.name}.lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        _upgrade_alone(url, timeout_s)
+
+
+def _upgrade_alone(url: str, timeout_s: float) -> None:
     engine = blocking_engine(url, timeout_s=timeout_s)
     try:
         with engine.connect() as connection, connection.begin():

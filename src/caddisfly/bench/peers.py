@@ -1,0 +1,94 @@
+"""What a user would run instead: the runtime by hand, and podman."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from caddisfly.bench.platform import run
+from caddisfly.host.drivers.driver import Bind, Limits, Sandbox
+from caddisfly.host.drivers.oci.bundle import INIT, specification
+from caddisfly.host.drivers.oci.driver import INIT_BINARY
+from caddisfly.host.images.build import busybox_layer
+
+Start = Callable[[], Awaitable[float]]
+"""Starts one container and returns the milliseconds it took; clean-up is not counted."""
+
+_RLIMITS_STRIPPED = """#!/bin/sh
+for word in "$@"; do
+  case "$before" in --bundle|-b) bundle=$word;; esac
+  case "$word" in --bundle=*) bundle=${{word#--bundle=}};; esac
+  before=$word
+done
+[ -z "$bundle" ] || sed -i -e 's/,"rlimits":\\[[^]]*\\]//' -e 's/"rlimits":\\[[^]]*\\],//' "$bundle/config.json"
+exec {runc} "$@"
+"""
+"""Podman raises limits of open files beyond what a container of a container may. Its time is within the noise."""
+
+
+def raw_runc(directory: Path) -> Start:
+    """`runc run` of the very bundle that a Machine gets, from start to the end of `true`."""
+    bundle = directory / "bundle"
+    (bundle / "root").mkdir(parents=True)
+    subprocess.run(["tar", "-x", "-C", bundle / "root"], input=busybox_layer(), check=True)
+    count = iter(range(1_000_000))
+
+    async def start() -> float:
+        id = f"bench-{os.getpid()}-{next(count)}"
+        sandbox = Sandbox(
+            id=id,
+            root=bundle / "root",
+            argv=("/bin/true",),
+            env=("PATH=/bin",),
+            cwd="/",
+            uid=0,
+            gid=0,
+            gids=(),
+            hostname="bench",
+            netns=None,
+            binds=(Bind(source=INIT_BINARY, target=INIT),),
+            limits=Limits(cores=1.0, weight=6, memory_mb=256, pids=4096),
+            log=directory / "log",
+        )
+        (bundle / "config.json").write_text(json.dumps(specification(sandbox, cgroups_path=f"/bench/{id}")))
+        began = time.perf_counter()
+        await run("runc", "run", "--bundle", bundle, id)
+        return (time.perf_counter() - began) * 1000
+
+    return start
+
+
+@asynccontextmanager
+async def podman(directory: Path, layout: Path) -> AsyncIterator[dict[str, Start]]:
+    """`podman run -d` of the same image, without a network and with its default one where that works."""
+    if shutil.which("podman") is None:
+        yield {}
+        return
+    wrapper = directory / "runc-without-rlimits"
+    wrapper.write_text(_RLIMITS_STRIPPED.format(runc=shutil.which("runc")))
+    wrapper.chmod(0o755)
+    base = (
+        *("podman", "--root", str(directory / "podman"), "--runroot", str(directory / "podman-run")),
+        *("--runtime", str(wrapper), "--cgroup-manager", "cgroupfs", "--log-level", "error"),
+    )
+    image = (await run(*base, "pull", "--quiet", f"oci:{layout}")).strip().splitlines()[-1]
+
+    def starter(*network: str) -> Start:
+        async def start() -> float:
+            began = time.perf_counter()
+            id = await run(*base, "run", "--detach", *network, "--memory", "256m", image, "sleep", "1000")
+            took = (time.perf_counter() - began) * 1000
+            await run(*base, "rm", "--force", "--time", "0", id.strip())
+            return took
+
+        return start
+
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(run, *base, "rm", "--force", "--time", "0", "--all")
+        yield {"podman run -d, no network": starter("--network", "none"), "podman run -d": starter()}

@@ -1,0 +1,99 @@
+"""A platform to measure: started for the run, in directories and on ports of its own, and gone afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from caddisfly.client import AsyncClient
+from caddisfly.host.images.build import write_busybox_image
+from caddisfly.model.errors import FailedPrecondition
+
+IMAGE = "bench/busybox:latest"
+APP = "bench"
+_START_TIMEOUT_S = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """Where to reach it. `layout` is the busybox image, for those it is compared with."""
+
+    client: AsyncClient
+    edge_port: int
+    directory: Path
+    layout: Path
+    environment: dict[str, str]
+
+    async def caddis(self, *arguments: str) -> str:
+        """Run a command of the operator's on it. Raises `FailedPrecondition` with what it printed."""
+        return await run(sys.executable, "-m", "caddisfly", *arguments, environment=self.environment)
+
+
+@asynccontextmanager
+async def platform() -> AsyncIterator[Platform]:
+    """Start one. Raises `FailedPrecondition` when this computer runs one already, or is not root's."""
+    if os.geteuid() != 0:
+        raise FailedPrecondition("measuring Machines needs root", next="sudo caddis bench")
+    # A short path that any uid may traverse: roots of Machines and Unix sockets live below it.
+    directory = Path(tempfile.mkdtemp(prefix="caddis-bench-"))
+    directory.chmod(0o755)
+    bus, control, edge = _free_port(), _free_port(), _free_port()
+    config = directory / "caddisfly.toml"
+    config.write_text(
+        f'[platform]\ndata_dir = "{directory}/data"\nrun_dir = "{directory}/run"\n'
+        f'[bus]\nport = {bus}\n[control]\nlisten_port = {control}\n[edge]\nhttp_listen = ["127.0.0.1:{edge}"]\n'
+        '[images]\nstore_size_gb = 8\n[host]\nipv4_pool = "10.212.0.0/16"\n'
+    )
+    environment = {**os.environ, "CADDIS_CONFIG": str(config), "HOME": str(directory)}
+    for name in ("FLY_API_TOKEN", "FLY_FLAPS_BASE_URL"):
+        environment.pop(name, None)
+    layout = directory / "layout"
+    write_busybox_image(layout)
+    caddis = (sys.executable, "-m", "caddisfly")
+    try:
+        await run(*caddis, "up", "--detach", environment=environment)
+        token = (await run(*caddis, "auth", "token", environment=environment)).strip()
+        await run(*caddis, "image", "import", str(layout), IMAGE, environment=environment)
+        async with AsyncClient(f"http://127.0.0.1:{control}", token=token) as client:
+            await client.apps.create(APP)
+            yield Platform(client, edge, directory, layout, environment)
+            await client.apps.delete(APP)
+    finally:
+        await run(*caddis, "down", environment=environment)
+        store = directory / "data" / "host" / "images" / "fs"
+        if store.is_mount():
+            await run("umount", store)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+async def run(*command: str | Path, environment: dict[str, str] | None = None) -> str:
+    """A command's output. Raises `FailedPrecondition` with what it said when it fails."""
+    process = await asyncio.create_subprocess_exec(
+        *map(str, command),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+    async with asyncio.timeout(_START_TIMEOUT_S):
+        out, err = await process.communicate()
+    if process.returncode:
+        said = err.decode(errors="replace").strip() or out.decode(errors="replace").strip()
+        raise FailedPrecondition(f"{' '.join(map(str, command[-3:]))} failed", why=said[-800:])
+    return out.decode(errors="replace")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
