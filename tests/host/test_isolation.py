@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from caddisfly.bus import contract
-from caddisfly.host.images.build import busybox_layer, write_oci_layout
+from caddisfly.host.images.build import busybox_layer, tar_of, write_oci_layout
 from caddisfly.model.machine import Machine
 from tests.conftest import eventually, free_port
 from tests.host.conftest import POOL, RunningAgent, Watcher, alive, pid_of
-from tests.images.factories import TarFactory
 
 GATEWAY = POOL.replace(".0.0/16", ".0.1")
 SERVE = "mkdir -p /tmp/www && echo -n reached > /tmp/www/index.html && exec httpd -f -p '[::]:8080' -h /tmp/www"
@@ -256,7 +255,7 @@ async def test_links_in_an_image_do_not_lead_the_agent_out(
     agent: RunningAgent, watcher: Watcher, canary: Path, busybox: Path, tmp_path: Path
 ) -> None:
     """`config.files` and look-ups of users go through links that the image planted."""
-    trap = TarFactory().directory("etc").symlink("etc/app", "/etc").symlink("up", "../../../../../../etc").bytes()
+    trap = tar_of({}, links={"etc/app": "/etc", "up": "../../../../../../etc"})
     write_oci_layout(tmp_path / "trap", layers=[busybox_layer(), trap], config={"Cmd": ["/bin/sh"]})
     await agent.ask(contract.IMPORT_IMAGE, contract.ImportImage(path=str(tmp_path / "trap"), name="trap:1"))
     for path in ("/etc/app/caddis-canary", "/up/caddis-canary"):
