@@ -102,7 +102,7 @@ async def wake(platform: Platform, *, rounds: int, crowd: int = 100) -> dict[str
     await _sleep(platform, made["id"])
     before = await _starts(platform, made["id"])
     statuses = await asyncio.gather(*(_request(platform.edge_port) for _ in range(crowd)), return_exceptions=True)
-    starts = await _starts(platform, made["id"]) - before
+    starts = len(await _starts(platform, made["id"]) - before)
     await machines.delete(APP, made["id"], force=True)
     return {
         "series": {series.name: series.to_wire() for series in (woken, raw)},
@@ -116,9 +116,10 @@ async def _sleep(platform: Platform, id: str) -> None:
     await platform.client.machines.wait(APP, id, "stopped")
 
 
-async def _starts(platform: Platform, id: str) -> int:
+async def _starts(platform: Platform, id: str) -> set[str]:
+    """Ids of the starts among its newest events."""
     events = await platform.client.machines.events(APP, id)
-    return sum((event["type"], event["status"]) == ("start", "started") for event in events)
+    return {event["id"] for event in events if (event["type"], event["status"]) == ("start", "started")}
 
 
 async def _request(port: int) -> int:
