@@ -18,6 +18,10 @@ from caddisfly.model.guest import KINDS
 from caddisfly.model.machine import Machine
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+LOG_BACKSTOP = 4
+"""The agent rotates a log at its size and keeps what was before; past this many times that, nobody waits for it."""
+
+_ID_MAX = 2**32 - 2
 
 
 def compile_sandbox(
@@ -58,12 +62,14 @@ def compile_sandbox(
             pids=settings.pids_limit,
         ),
         log=log,
+        log_max_bytes=LOG_BACKSTOP * settings.log_size_mb << 20,
     )
 
 
 def _environment(machine: Machine, image: ImageConfig, home: str) -> dict[str, str]:
     env = {"PATH": _PATH, "HOME": home, "TERM": "xterm"}
-    env |= dict(entry.split("=", 1) for entry in image.env if "=" in entry)
+    # An entry without a name is legal in an image's config, and an error to some runtimes.
+    env |= {name: value for name, sign, value in (entry.partition("=") for entry in image.env) if name and sign}
     env |= machine.config.env
     ref = machine.image
     env |= {
@@ -105,16 +111,16 @@ def _user(root: Path, user: str) -> tuple[int, int, tuple[int, ...], str]:
     if not name or (found is None and name == "root"):
         uid, gid, home, account = 0, 0, "/root", "root"
     elif found is not None:
-        uid, gid, home, account = int(found[2]), int(found[3]), found[5] or "/", found[0]
-    elif name.isdigit():
-        uid, gid, home, account = int(name), 0, "/", ""
+        uid, gid, home, account = _id(found[2]), _id(found[3]), found[5] or "/", found[0]
+    elif name.isdecimal():
+        uid, gid, home, account = _id(name), 0, "/", ""
     else:
         raise InvalidArgument(f"user {name!r} does not exist in the image", why="it is not in /etc/passwd")
     groups = [line.split(":") for line in inroot.read_text(root, "/etc/group").splitlines()]
     if group:
         gid = _group(groups, group)
     extra = tuple(
-        int(fields[2]) for fields in groups if len(fields) >= 4 and account and account in fields[3].split(",")
+        _id(fields[2]) for fields in groups if len(fields) >= 4 and account and account in fields[3].split(",")
     )
     return uid, gid, () if group else extra, home
 
@@ -122,10 +128,21 @@ def _user(root: Path, user: str) -> tuple[int, int, tuple[int, ...], str]:
 def _group(groups: list[list[str]], name: str) -> int:
     found = next((fields for fields in groups if len(fields) >= 3 and name in (fields[0], fields[2])), None)
     if found is not None:
-        return int(found[2])
-    if name.isdigit():
-        return int(name)
+        return _id(found[2])
+    if name.isdecimal():
+        return _id(name)
     raise InvalidArgument(f"group {name!r} does not exist in the image", why="it is not in /etc/group")
+
+
+def _id(text: str) -> int:
+    """A uid or gid. The largest number means "no change" to the kernel: a program for it would run on as root."""
+    if not text.isdecimal() or int(text) > _ID_MAX:
+        raise InvalidArgument(
+            f"{text!r} is no number of a user or group",
+            why=f"they go from 0 to {_ID_MAX}",
+            next="correct USER, /etc/passwd or /etc/group of the image",
+        )
+    return int(text)
 
 
 def _etc_files(machine: Machine, hostname: str, settings: HostSettings) -> tuple[Bind, ...]:

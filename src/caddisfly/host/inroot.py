@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import stat
 from pathlib import Path
 
 from caddisfly.model.errors import InvalidArgument
@@ -36,13 +37,24 @@ def open_in_root(root: Path, path: str, flags: int, mode: int = 0) -> int:
 
 
 def read_text(root: Path, path: str, *, limit: int = 1 << 20) -> str:
-    """The beginning of a file, empty when there is none. Pipes and devices are not waited for."""
+    """The beginning of a file, empty when there is none. Pipes, devices and directories are not files."""
     try:
         descriptor = open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return ""
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read(limit).decode(errors="replace") if os.path.isfile(f"/proc/self/fd/{descriptor}") else ""
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return ""
+        return _read(descriptor, limit).decode(errors="replace")
+    finally:
+        os.close(descriptor)
+
+
+def _read(descriptor: int, limit: int) -> bytes:
+    found = bytearray()
+    while len(found) < limit and (data := os.read(descriptor, limit - len(found))):
+        found += data
+    return bytes(found)
 
 
 def write_file(root: Path, path: str, content: bytes, *, mode: int) -> None:
@@ -81,4 +93,4 @@ def is_executable(root: Path, path: str) -> bool:
         status = os.fstat(descriptor)
     finally:
         os.close(descriptor)
-    return (status.st_mode & 0o170000) == 0o100000 and bool(status.st_mode & 0o111)
+    return stat.S_ISREG(status.st_mode) and bool(status.st_mode & 0o111)

@@ -136,26 +136,39 @@ class LogFollower:
         machine = self._find(machine_id)
         if machine is None:
             return
-        size = path.stat().st_size
-        offset = self._offsets.get(machine_id, 0)
-        if size < offset:
-            offset = 0
-        subject = contract.log_subject(app=machine.app_name, region=machine.region, machine_id=machine_id)
+        limit = self._settings.log_size_mb * _MIB
+        while True:
+            size = path.stat().st_size
+            offset = self._offsets.get(machine_id, 0)
+            if size < offset:  # conmon has begun it anew by itself
+                offset = 0
+            if size > 2 * limit:
+                # Who writes faster than this can read is not waited for: the file keeps its newest lines.
+                await self._rotate(machine, path)
+                return
+            shipped = await self._ship_chunk(machine, path, offset)
+            self._offsets[machine_id] = offset + shipped
+            if not shipped:
+                break
+            # Other Machines' calls go on between two chunks.
+            await asyncio.sleep(0)
+        if size > limit:
+            await self._rotate(machine, path)
+
+    async def _ship_chunk(self, machine: Machine, path: Path, offset: int) -> int:
+        """Send whole lines from here on. Returns their bytes."""
         with path.open("rb") as file:
             file.seek(offset)
             data = file.read(_CHUNK)
         complete = data.rfind(b"\n") + 1
         if not complete and len(data) == _CHUNK:
             complete = len(data)
-        self._offsets[machine_id] = offset + complete
+        subject = contract.log_subject(app=machine.app_name, region=machine.region, machine_id=machine.id)
         for raw in data[:complete].splitlines():
             record = parse_line(raw, machine, self._settings.host_id)
             if record is not None:
                 await self._bus.publish(subject, json.dumps(record).encode())
-        if offset + complete < size and complete:
-            await self._ship(machine_id, path)
-        elif size > self._settings.log_size_mb * _MIB:
-            await self._rotate(machine, path)
+        return complete
 
     async def _rotate(self, machine: Machine, path: Path) -> None:
         os.replace(path, _older(path))

@@ -51,6 +51,8 @@ class Sandbox:
     binds: tuple[Bind, ...]
     limits: Limits
     log: Path
+    log_max_bytes: int = 0
+    """A log that has grown past this is begun anew, also while nobody looks after it. 0: never."""
 
 
 @dataclass(frozen=True, slots=True)

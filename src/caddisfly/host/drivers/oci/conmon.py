@@ -13,6 +13,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from caddisfly.host.drivers.driver import Sandbox
 from caddisfly.host.drivers.oci.runtime import Runtime, end, environment
 from caddisfly.model.errors import DeadlineExceeded, FailedPrecondition, Internal
 
@@ -61,15 +62,16 @@ class Shim:
             return None
         return pid if self.id.encode() in words else None
 
-    async def create(self, runtime: Runtime, *, log: Path, groups: tuple[Path, ...], timeout_s: float) -> int:
+    async def create(self, runtime: Runtime, sandbox: Sandbox, *, groups: tuple[Path, ...], timeout_s: float) -> int:
         """Create the sandbox under a new conmon. Returns its first process's pid. Raises with the runtime's words."""
         (self.directory / "exit").mkdir(exist_ok=True)
         reader, writer = os.pipe()
         arguments = [
             *(_BINARY, "--api-version", "1", "-c", self.id, "-u", self.id, "-n", self.id, "-b", str(self.bundle)),
             *("-r", str(runtime.command), "-p", str(self.pid_file), "-P", str(self.directory / "conmon.pid")),
-            *("-l", f"k8s-file:{log}", "--exit-dir", str(self.exit_file.parent)),
+            *("-l", f"k8s-file:{sandbox.log}", "--exit-dir", str(self.exit_file.parent)),
             *("--socket-dir-path", str(self.directory), "--log-level", "error"),
+            *(("--log-size-max", str(sandbox.log_max_bytes)) if sandbox.log_max_bytes else ()),
             *(f"--runtime-arg={option}" for option in runtime.options),
         ]
         try:

@@ -126,7 +126,7 @@ class OciDriver:
         (shim.directory / "config.json").write_text(json.dumps(config))
         joins = () if own else self._groups.make(sandbox.id, sandbox.limits)
         try:
-            pid = await shim.create(self._runtime, log=sandbox.log, groups=joins, timeout_s=self._timeout_s)
+            pid = await shim.create(self._runtime, sandbox, groups=joins, timeout_s=self._timeout_s)
             await self._runtime.run("start", sandbox.id, timeout_s=self._timeout_s)
         except Problem:
             await self.destroy(sandbox.id)
