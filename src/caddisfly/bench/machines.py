@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
-from caddisfly.bench.peers import podman, raw_runc
+from caddisfly.bench.peers import RAW, Start, docker, podman, raw_runc
 from caddisfly.bench.platform import APP, IMAGE, Platform
+from caddisfly.bench.series import Series
 from caddisfly.model.errors import FailedPrecondition
 
+_CREATE, _WAKE = "create to started", "request to first byte"
 _CONFIG: dict[str, Any] = {
     "image": IMAGE,
     "init": {"exec": ["/bin/busybox", "httpd", "-f", "-p", "0.0.0.0:8080", "-h", "/etc"]},
@@ -21,54 +22,44 @@ _CONFIG: dict[str, Any] = {
 }
 
 
-@dataclass(slots=True)
-class Series:
-    """Times of one thing, in milliseconds."""
-
-    name: str
-    times_ms: list[float] = field(default_factory=list)
-
-    @property
-    def p50(self) -> float:
-        return statistics.median(self.times_ms)
-
-    @property
-    def p99(self) -> float:
-        ordered = sorted(self.times_ms)
-        return ordered[min(len(ordered) - 1, round(0.99 * (len(ordered) - 1)))]
-
-    def to_wire(self) -> dict[str, Any]:
-        return {"n": len(self.times_ms), "p50_ms": round(self.p50, 1), "p99_ms": round(self.p99, 1)}
-
-
 async def create(platform: Platform, *, rounds: int) -> dict[str, Any]:
-    """API call to `started`, cached image, beside `runc run` and `podman run -d`."""
-    ours, raw = Series("create to started"), Series("runc run … true")
-    start_raw = raw_runc(platform.directory / "raw")
-    async with podman(platform.directory, platform.layout) as peers:
-        others = {name: Series(name) for name in peers}
-        broken: dict[str, str] = {}
-        for round_ in range(rounds + 1):
-            turn = {ours.name: await _create_once(platform), raw.name: await start_raw()}
-            for name, start in peers.items():
-                if name in broken:
-                    continue
-                try:
-                    turn[name] = await start()
-                except FailedPrecondition as problem:
-                    broken[name] = problem.why
-            if round_:  # the first one warms caches
-                for series in (ours, raw, *others.values()):
-                    if series.name in turn:
-                        series.times_ms.append(turn[series.name])
-    measured = {series.name: series for series in (ours, raw, *others.values()) if series.times_ms}
+    """API call to `started`, cached image, beside the runtime by hand, podman and, where one answers, docker."""
+
+    async def ours() -> float:
+        return await _create_once(platform)
+
+    async with podman(platform.directory, platform.layout) as pods, docker(platform.directory) as dockers:
+        starts = {_CREATE: ours, **raw_runc(platform.directory / "raw"), **pods, **dockers}
+        series, broken = await _in_turns(starts, rounds=rounds, needed=(_CREATE, RAW))
     return {
-        "series": {name: series.to_wire() for name, series in measured.items()},
+        "series": {name: of_one.to_wire() for name, of_one in series.items()},
         "not_measured": broken,
-        "ratios": {
-            f"to {name}": round(ours.p50 / series.p50, 2) for name, series in measured.items() if series is not ours
-        },
+        "ratios": ratios(series, of=_CREATE),
     }
+
+
+async def _in_turns(
+    starts: Mapping[str, Start], *, rounds: int, needed: tuple[str, ...]
+) -> tuple[dict[str, Series], dict[str, str]]:
+    """Each once per round. Those that fail and are not needed are left out, with their reason."""
+    series, broken = {name: Series(name) for name in starts}, dict[str, str]()
+    for round_ in range(rounds + 1):
+        for name in [name for name in starts if name not in broken]:
+            try:
+                took_ms = await starts[name]()
+            except FailedPrecondition as problem:
+                if name in needed:
+                    raise
+                broken[name] = problem.why
+                continue
+            if round_:  # the first one warms caches
+                series[name].times_ms.append(took_ms)
+    return {name: of_one for name, of_one in series.items() if name not in broken}, broken
+
+
+def ratios(series: Mapping[str, Series], *, of: str) -> dict[str, float]:
+    """The median of one, in medians of each other."""
+    return {name: round(series[of].p50 / other.p50, 2) for name, other in series.items() if name != of}
 
 
 async def _create_once(platform: Platform) -> float:
@@ -85,30 +76,37 @@ async def _create_once(platform: Platform) -> float:
 async def wake(platform: Platform, *, rounds: int, crowd: int = 100) -> dict[str, Any]:
     """A request for a stopped Machine, to its first byte, beside `runc run`; then many clients at once."""
     machines = platform.client.machines
-    made = await machines.create(APP, _CONFIG)
-    await machines.wait(APP, made["id"], "started")
-    woken, raw = Series("request to first byte"), Series("runc run … true")
-    start_raw = raw_runc(platform.directory / "raw-wake")
-    for round_ in range(rounds + 1):
-        await _sleep(platform, made["id"])
+    id = (await machines.create(APP, _CONFIG))["id"]
+    await machines.wait(APP, id, "started")
+
+    async def wake_once() -> float:
+        await _sleep(platform, id)
         began = time.perf_counter()
         status = await _request(platform.edge_port)
-        took, raw_took = (time.perf_counter() - began) * 1000, await start_raw()
+        took = (time.perf_counter() - began) * 1000
         if status != 200:
-            raise FailedPrecondition(f"a request for a sleeping Machine got {status}")
-        if round_:
-            woken.times_ms.append(took)
-            raw.times_ms.append(raw_took)
-    await _sleep(platform, made["id"])
-    before = await _starts(platform, made["id"])
-    statuses = await asyncio.gather(*(_request(platform.edge_port) for _ in range(crowd)), return_exceptions=True)
-    starts = len(await _starts(platform, made["id"]) - before)
-    await machines.delete(APP, made["id"], force=True)
+            raise FailedPrecondition("a request for a sleeping Machine failed", why=f"the edge answered {status}")
+        return took
+
+    raw = raw_runc(platform.directory / "raw-wake")[RAW]
+    series, _ = await _in_turns({_WAKE: wake_once, RAW: raw}, rounds=rounds, needed=(_WAKE, RAW))
+    found = await _crowd(platform, id, crowd)
+    await machines.delete(APP, id, force=True)
     return {
-        "series": {series.name: series.to_wire() for series in (woken, raw)},
-        "above_raw_ms": round(woken.p50 - raw.p50, 1),
-        "crowd": {"clients": crowd, "failures": sum(status != 200 for status in statuses), "starts": starts},
+        "series": {name: of_one.to_wire() for name, of_one in series.items()},
+        "above_raw_ms": round(series[_WAKE].p50 - series[RAW].p50, 1),
+        "crowd": found,
     }
+
+
+async def _crowd(platform: Platform, id: str, clients: int) -> dict[str, Any]:
+    """Everybody at once at a sleeping Machine. Whatever is not a 200 is a failure."""
+    await _sleep(platform, id)
+    before = await _starts(platform, id)
+    statuses = await asyncio.gather(*(_request(platform.edge_port) for _ in range(clients)), return_exceptions=True)
+    await platform.client.machines.wait(APP, id, "started")
+    starts = len(await _starts(platform, id) - before)
+    return {"clients": clients, "failures": sum(status != 200 for status in statuses), "starts": starts}
 
 
 async def _sleep(platform: Platform, id: str) -> None:

@@ -16,6 +16,7 @@ from caddisfly.host.drivers.driver import Bind, Limits, Sandbox
 from caddisfly.host.drivers.oci.bundle import INIT, specification
 from caddisfly.host.drivers.oci.driver import INIT_BINARY
 from caddisfly.host.images.build import busybox_layer
+from caddisfly.model.errors import FailedPrecondition
 
 Start = Callable[[], Awaitable[float]]
 """Starts one container and returns the milliseconds it took; clean-up is not counted."""
@@ -32,19 +33,26 @@ exec {runc} "$@"
 """Podman raises limits of open files beyond what a container of a container may. Its time is within the noise."""
 
 
-def raw_runc(directory: Path) -> Start:
-    """`runc run` of the very bundle that a Machine gets, from start to the end of `true`."""
+RAW, RAW_DETACHED = "runc run … true", "runc run -d … sleep"
+
+
+def raw_runc(directory: Path) -> dict[str, Start]:
+    """The runtime by hand, on the very bundle that a Machine gets: namespaces, seccomp, limits.
+
+    `RAW` is what others are compared with: from the call to the end of a program that ends at once. `RAW_DETACHED` ends
+    when the program was started, and leaves out what watches a Machine; it is there to see how much that is.
+    """
     bundle = directory / "bundle"
     (bundle / "root").mkdir(parents=True)
     subprocess.run(["tar", "-x", "-C", bundle / "root"], input=busybox_layer(), check=True)
     count = iter(range(1_000_000))
 
-    async def start() -> float:
+    def prepared(*argv: str) -> str:
         id = f"bench-{os.getpid()}-{next(count)}"
         sandbox = Sandbox(
             id=id,
             root=bundle / "root",
-            argv=("/bin/true",),
+            argv=argv,
             env=("PATH=/bin",),
             cwd="/",
             uid=0,
@@ -57,11 +65,53 @@ def raw_runc(directory: Path) -> Start:
             log=directory / "log",
         )
         (bundle / "config.json").write_text(json.dumps(specification(sandbox, cgroups_path=f"/bench/{id}")))
+        return id
+
+    async def to_its_end() -> float:
+        id = prepared("/bin/true")
         began = time.perf_counter()
         await run("runc", "run", "--bundle", bundle, id)
         return (time.perf_counter() - began) * 1000
 
-    return start
+    async def detached() -> float:
+        id = prepared("/bin/sleep", "1000")
+        began = time.perf_counter()
+        await run("runc", "run", "--detach", "--bundle", bundle, id, output=False)
+        took = (time.perf_counter() - began) * 1000
+        await run("runc", "delete", "--force", id)
+        return took
+
+    return {RAW: to_its_end, RAW_DETACHED: detached}
+
+
+@asynccontextmanager
+async def docker(directory: Path) -> AsyncIterator[dict[str, Start]]:
+    """`docker run -d` of the same files, where a dockerd answers. One is not started for it: it would take over the
+    computer's firewall.
+    """
+    if shutil.which("docker") is None:
+        yield {}
+        return
+    try:
+        await run("docker", "version", "--format", "{{.Server.Version}}")
+    except FailedPrecondition:
+        yield {}
+        return
+    userland = directory / "busybox.tar"
+    userland.write_bytes(busybox_layer())
+    image = (await run("docker", "import", userland)).strip()
+
+    async def start() -> float:
+        began = time.perf_counter()
+        id = await run("docker", "run", "--detach", "--memory", "256m", image, "/bin/sleep", "1000")
+        took = (time.perf_counter() - began) * 1000
+        await run("docker", "rm", "--force", id.strip())
+        return took
+
+    try:
+        yield {"docker run -d": start}
+    finally:
+        await run("docker", "rmi", "--force", image)
 
 
 @asynccontextmanager

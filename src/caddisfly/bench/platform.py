@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from caddisfly.bench.computer import refuse_if_taken
 from caddisfly.client import AsyncClient
 from caddisfly.host.images.build import write_busybox_image
 from caddisfly.model.errors import FailedPrecondition
@@ -43,6 +44,7 @@ async def platform() -> AsyncIterator[Platform]:
     """Start one. Raises `FailedPrecondition` when this computer runs one already, or is not root's."""
     if os.geteuid() != 0:
         raise FailedPrecondition("measuring Machines needs root", next="sudo caddis bench")
+    refuse_if_taken()
     # A short path that any uid may traverse: roots of Machines and Unix sockets live below it.
     directory = Path(tempfile.mkdtemp(prefix="caddis-bench-"))
     directory.chmod(0o755)
@@ -53,9 +55,9 @@ async def platform() -> AsyncIterator[Platform]:
         f'[bus]\nport = {bus}\n[control]\nlisten_port = {control}\n[edge]\nhttp_listen = ["127.0.0.1:{edge}"]\n'
         '[images]\nstore_size_gb = 8\n[host]\nipv4_pool = "10.212.0.0/16"\n'
     )
-    environment = {**os.environ, "CADDIS_CONFIG": str(config), "HOME": str(directory)}
-    for name in ("FLY_API_TOKEN", "FLY_FLAPS_BASE_URL"):
-        environment.pop(name, None)
+    # Settings and tokens of the caller's environment belong to another platform.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("CADDIS_", "FLY_"))}
+    environment |= {"CADDIS_CONFIG": str(config), "HOME": str(directory)}
     layout = directory / "layout"
     write_busybox_image(layout)
     caddis = (sys.executable, "-m", "caddisfly")
@@ -75,21 +77,22 @@ async def platform() -> AsyncIterator[Platform]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-async def run(*command: str | Path, environment: dict[str, str] | None = None) -> str:
-    """A command's output. Raises `FailedPrecondition` with what it said when it fails."""
+async def run(*command: str | Path, environment: dict[str, str] | None = None, output: bool = True) -> str:
+    """A command's output. Raises `FailedPrecondition` with what it said when it fails.
+
+    Without `output` it gets no pipes, for a command that leaves something behind which would hold them open.
+    """
+    pipe = subprocess.PIPE if output else subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(
-        *map(str, command),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
+        *map(str, command), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=environment
     )
     async with asyncio.timeout(_START_TIMEOUT_S):
         out, err = await process.communicate()
     if process.returncode:
-        said = err.decode(errors="replace").strip() or out.decode(errors="replace").strip()
-        raise FailedPrecondition(f"{' '.join(map(str, command[-3:]))} failed", why=said[-800:])
-    return out.decode(errors="replace")
+        said = ((err or b"").strip() or (out or b"").strip()).decode(errors="replace")
+        why = said[-800:] or f"exit code {process.returncode}"
+        raise FailedPrecondition(f"{' '.join(map(str, command[-3:]))} failed", why=why)
+    return (out or b"").decode(errors="replace")
 
 
 def _free_port() -> int:

@@ -1,0 +1,68 @@
+"""The promises of SPECIFICATION.md in numbers: what was measured, what is allowed, what is hoped for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+Results = dict[str, Any]
+"""By part, as each part's `measure` gives them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """`measured` may not exceed `limit`. A `goal` is not a promise: what we want the limit to be."""
+
+    name: str
+    measured: float
+    limit: float
+    goal: float | None = None
+
+    @property
+    def kept(self) -> bool:
+        return self.measured <= self.limit
+
+    def to_wire(self) -> dict[str, Any]:
+        return {**asdict(self), "kept": self.kept}
+
+
+def judge(results: Results) -> list[Bar]:
+    """The promises that these results speak of. What was not measured has none."""
+    judges = {"create": _create, "wake": _wake, "edge": _edge, "memory": _memory, "api": _api}
+    return [bar for part, of_part in judges.items() if part in results for bar in of_part(results[part])]
+
+
+def _create(found: dict[str, Any]) -> list[Bar]:
+    bars = [Bar(name="create to started / runc run", measured=found["ratios"]["runc run … true"], limit=2.0)]
+    for peer, ratio in found["ratios"].items():
+        if peer.startswith(("podman", "docker")):
+            bars.append(Bar(name=f"create to started / {peer}", measured=ratio, limit=0.5, goal=0.33))
+    return bars
+
+
+def _wake(found: dict[str, Any]) -> list[Bar]:
+    crowd = found["crowd"]
+    who = f"{crowd['clients']} clients at a sleeping app"
+    return [
+        Bar(name="wake to first byte above runc run, ms", measured=found["above_raw_ms"], limit=100.0, goal=60.0),
+        Bar(name=f"failures of {who}", measured=crowd["failures"], limit=0),
+        # A start too few would be a bug of the bench or of the event log, so it breaks the promise as well.
+        Bar(name=f"starts for {who}, apart from 1", measured=abs(crowd["starts"] - 1), limit=0),
+    ]
+
+
+def _edge(found: dict[str, Any]) -> list[Bar]:
+    ratios = found["ratios"]
+    bars = [Bar(name="edge CPU per request / nginx", measured=ratios["cpu_per_request_vs_nginx"], limit=1.5)]
+    for peer in ("caddy", "traefik"):
+        if rate := ratios.get(f"rate_vs_{peer}"):
+            bars.append(Bar(name=f"{peer} requests per second / edge", measured=round(1 / rate, 2), limit=1.0))
+    return bars
+
+
+def _memory(found: dict[str, Any]) -> list[Bar]:
+    return [Bar(name="idle platform, MiB PSS", measured=found["platform_mb"], limit=250.0, goal=150.0)]
+
+
+def _api(found: dict[str, Any]) -> list[Bar]:
+    return []

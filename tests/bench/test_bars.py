@@ -1,0 +1,76 @@
+"""What the bench makes of its numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from caddisfly.bench.bars import Bar, judge
+from caddisfly.bench.machines import ratios
+from caddisfly.bench.series import Series
+
+
+def test_a_median_is_the_middle_and_p99_of_few_is_the_slowest() -> None:
+    series = Series("x", [5.0, 1.0, 3.0, 100.0, 2.0])
+    assert series.to_wire() == {"n": 5, "p50_ms": 3.0, "p99_ms": 100.0, "min_ms": 1.0}
+
+
+def test_p99_of_many_leaves_the_slowest_hundredth_out() -> None:
+    assert Series("x", [float(ms) for ms in range(1, 201)]).p99 == 198.0
+    assert Series("x", [float(ms) for ms in range(1, 101)]).p99 == 99.0
+
+
+def test_ratios_are_of_medians() -> None:
+    series = {"ours": Series("ours", [90.0, 100.0, 900.0]), "raw": Series("raw", [40.0, 50.0, 60.0])}
+    assert ratios(series, of="ours") == {"raw": 2.0}
+
+
+RESULTS: dict[str, Any] = {
+    "create": {"ratios": {"runc run … true": 1.9, "runc run -d … sleep": 2.4, "podman run -d": 0.45}},
+    "wake": {"above_raw_ms": 66.0, "crowd": {"clients": 100, "failures": 0, "starts": 1}},
+    "edge": {"ratios": {"cpu_per_request_vs_nginx": 1.3, "rate_vs_caddy": 1.6}},
+    "memory": {"platform_mb": 199.0, "per_machine_mb": 2.0},
+}
+
+
+def test_every_promise_is_judged_when_all_was_measured() -> None:
+    bars = judge(RESULTS)
+    assert [bar.name for bar in bars] == [
+        "create to started / runc run",
+        "create to started / podman run -d",
+        "wake to first byte above runc run, ms",
+        "failures of 100 clients at a sleeping app",
+        "starts for 100 clients at a sleeping app, apart from 1",
+        "edge CPU per request / nginx",
+        "caddy requests per second / edge",
+        "idle platform, MiB PSS",
+    ]
+    assert all(bar.kept for bar in bars)
+
+
+@pytest.mark.parametrize("part", RESULTS)
+def test_what_was_not_measured_is_not_judged(part: str) -> None:
+    assert len(judge({part: RESULTS[part]})) < len(judge(RESULTS))
+
+
+@pytest.mark.parametrize(
+    ("part", "changed"),
+    [
+        ("create", {"ratios": {"runc run … true": 2.01}}),
+        ("create", {"ratios": {"runc run … true": 1.0, "docker run -d": 0.51}}),
+        ("wake", {"above_raw_ms": 100.1, "crowd": {"clients": 100, "failures": 0, "starts": 1}}),
+        ("wake", {"above_raw_ms": 1.0, "crowd": {"clients": 100, "failures": 1, "starts": 1}}),
+        ("wake", {"above_raw_ms": 1.0, "crowd": {"clients": 100, "failures": 0, "starts": 2}}),
+        ("wake", {"above_raw_ms": 1.0, "crowd": {"clients": 100, "failures": 0, "starts": 0}}),
+        ("edge", {"ratios": {"cpu_per_request_vs_nginx": 1.0, "rate_vs_traefik": 0.9}}),
+        ("memory", {"platform_mb": 250.1}),
+    ],
+)
+def test_one_number_too_many_breaks_one_promise(part: str, changed: dict[str, Any]) -> None:
+    assert [bar.kept for bar in judge({part: changed})].count(False) == 1
+
+
+def test_a_goal_is_not_a_promise() -> None:
+    bar = Bar(name="x", measured=0.4, limit=0.5, goal=0.33)
+    assert bar.to_wire() == {"name": "x", "measured": 0.4, "limit": 0.5, "goal": 0.33, "kept": True}
