@@ -50,6 +50,16 @@ async def test_a_signal_ends_it_and_the_exit_names_it(bench: Bench) -> None:
     assert found.exit.exit_code == 143
 
 
+async def test_no_signal_is_lost_that_comes_right_after_the_start(bench: Bench) -> None:
+    for _ in range(10):
+        sandbox = bench.sandbox()
+        await bench.driver.start(sandbox)
+        await bench.driver.signal(sandbox.id, signal.SIGTERM)
+        exit: Exit = await soon(bench.driver.wait(sandbox.id))
+        assert exit.signal == 15
+        await bench.driver.destroy(sandbox.id)
+
+
 async def test_a_kill_needs_no_consent(bench: Bench) -> None:
     sandbox = bench.sandbox("trap '' TERM INT; while :; do sleep 1; done")
     await bench.driver.start(sandbox)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from caddisfly.bench.platform import run
 from caddisfly.host.drivers.driver import Bind, Limits, Sandbox
-from caddisfly.host.drivers.oci.bundle import INIT, specification
-from caddisfly.host.drivers.oci.driver import INIT_BINARY
+from caddisfly.host.drivers.oci.bundle import specification
+from caddisfly.host.drivers.oci.init import INIT, INIT_BINARY
 from caddisfly.host.images.build import busybox_layer
 from caddisfly.model.errors import FailedPrecondition
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from caddisfly.host.drivers.driver import Sandbox
 from caddisfly.host.drivers.oci import cgroups, seccomp
+from caddisfly.host.drivers.oci.init import INIT
 
 CAPABILITIES = (
     "CAP_CHOWN",
@@ -24,8 +25,6 @@ CAPABILITIES = (
     "CAP_SETUID",
     "CAP_SYS_CHROOT",
 )
-INIT = "/.fly/init"
-"""Where the init that reaps orphans and forwards signals is shown inside."""
 
 _MASKED = (
     "/proc/acpi",

@@ -32,9 +32,10 @@ from caddisfly.host.drivers.driver import (
     Stats,
 )
 from caddisfly.host.drivers.oci import command
-from caddisfly.host.drivers.oci.bundle import INIT, specification
+from caddisfly.host.drivers.oci.bundle import specification
 from caddisfly.host.drivers.oci.cgroups import ControlGroups, layout
 from caddisfly.host.drivers.oci.conmon import Shim
+from caddisfly.host.drivers.oci.init import INIT, INIT_BINARY, holds_signals
 from caddisfly.host.drivers.oci.runtime import Name, Runtime
 from caddisfly.model.errors import FailedPrecondition, Internal, Problem, Unavailable
 from caddisfly.model.machine import Exit, wall_ms
@@ -42,7 +43,6 @@ from caddisfly.model.machine import Exit, wall_ms
 log = logging.getLogger(__name__)
 
 ABILITIES = frozenset({"programs", "limits"})
-INIT_BINARY = Path("/usr/bin/tini-static")
 _REMOVE_TRIES = 50
 _REMOVE_WAIT_S = 0.02
 
@@ -128,6 +128,8 @@ class OciDriver:
         try:
             pid = await shim.create(self._runtime, sandbox, groups=joins, timeout_s=self._timeout_s)
             await self._runtime.run("start", sandbox.id, timeout_s=self._timeout_s)
+            if self._runtime.name != "runsc":  # its host process is gVisor's kernel, which holds them from the start
+                await holds_signals(pid, timeout_s=self._timeout_s)
         except Problem:
             await self.destroy(sandbox.id)
             raise
