@@ -28,7 +28,7 @@ class Bar:
 
 def judge(results: Results) -> list[Bar]:
     """The promises that these results speak of. What was not measured has none."""
-    judges = {"create": _create, "wake": _wake, "edge": _edge, "memory": _memory, "api": _api}
+    judges = {"create": _create, "wake": _wake, "edge": _edge, "memory": _memory}
     return [bar for part, of_part in judges.items() if part in results for bar in of_part(results[part])]
 
 
@@ -62,7 +62,3 @@ def _edge(found: dict[str, Any]) -> list[Bar]:
 
 def _memory(found: dict[str, Any]) -> list[Bar]:
     return [Bar(name="idle platform, MiB PSS", measured=found["platform_mb"], limit=250.0, goal=150.0)]
-
-
-def _api(found: dict[str, Any]) -> list[Bar]:
-    return []
