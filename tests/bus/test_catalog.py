@@ -30,7 +30,7 @@ async def bus(nats: NatsServer) -> AsyncIterator[Bus]:
 
 @pytest.fixture
 async def publication(bus: Bus) -> AsyncIterator[Publication]:
-    owner = Publication(bus, owns=ours, every_s=0.2)
+    owner = Publication(bus, owner="control", owns=ours, every_s=0.2)
     owner.start()
     yield owner
     await owner.stop()
@@ -83,11 +83,36 @@ async def test_a_deleted_bucket_is_filled_again_by_its_owner(
     await eventually(lambda: {"hello", "later"} <= projection.apps.keys(), timeout_s=20)
 
 
+async def test_what_a_new_bucket_lacks_is_kept_until_its_owner_has_published_everything(
+    bus: Bus, projection: Projection
+) -> None:
+    owner = Publication(bus, owner="control", owns=ours)
+    await owner.put("app.hello", APP)
+    await owner.put("app.gone", {**APP, "name": "gone"})
+    await eventually(lambda: "gone" in projection.apps)
+    await owner.remove("app.gone")
+    await eventually(lambda: "gone" not in projection.apps)
+    await owner.put("app.going", {**APP, "name": "going"})
+    await eventually(lambda: "going" in projection.apps)
+
+    await bus.jetstream.delete_key_value(BUCKET)
+    stranger = Publication(bus, owner="stranger", owns=ours)
+    await stranger.reconcile()
+    await stranger.put("app.new", {**APP, "name": "new"})
+    await eventually(lambda: "new" in projection.apps, timeout_s=20)
+    assert projection.apps.keys() == {"hello", "going", "new"}, "control has published nothing yet"
+
+    restarted = Publication(bus, owner="control", owns=lambda key, value: False)
+    restarted.want("app.hello", APP)
+    await restarted.reconcile()
+    await eventually(lambda: projection.apps.keys() == {"hello", "new"})
+
+
 async def test_a_key_that_its_owner_does_not_want_is_removed(bus: Bus, projection: Projection) -> None:
-    first = Publication(bus, owns=ours)
+    first = Publication(bus, owner="control", owns=ours)
     await first.put("app.stale", {**APP, "name": "stale"})
     await eventually(lambda: "stale" in projection.apps)
-    second = Publication(bus, owns=ours)
+    second = Publication(bus, owner="control", owns=ours)
     second.want("app.hello", APP)
     await second.reconcile()
     await eventually(lambda: projection.apps.keys() == {"hello"})

@@ -30,6 +30,10 @@ def _document(routes: FastAPI) -> OpenAPI:
     return _documents[0]
 
 
+UNAUTHORIZED = {"error": "unauthorized", "next": "caddis apps list, for what your token reaches"}
+"""All that is said of what belongs to others."""
+
+
 class Api:
     """`client(token)` speaks as whoever has the token; `personal` and `theirs` are two tenants."""
 

@@ -43,7 +43,7 @@ class FakeHost:
         self.answering.set()
         self.bids = True
         self._dispatcher = Dispatcher()
-        self._publication = Publication(self.bus, owns=self._owns, every_s=5)
+        self._publication = Publication(self.bus, owner=self.id, owns=self._owns, every_s=5)
         self._tasks: set[asyncio.Task[None]] = set()
         self._beat: asyncio.Task[None] | None = None
         self._market: Subscription | None = None

@@ -145,7 +145,7 @@ async def test_the_catalog_is_what_sql_says(api: Api, fly: httpx.AsyncClient) ->
     projection = api.control.projection
     await eventually(lambda: "demo" in projection.apps)
     ghost = AppEntry(id="g", name="ghost", org_id="o", org_slug="o", network="default", network_id=1)
-    stranger = Publication(api.control.bus, owns=lambda key, value: False)
+    stranger = Publication(api.control.bus, owner="stranger", owns=lambda key, value: False)
     await stranger.put("app.ghost", ghost.model_dump())
     await stranger.remove("app.demo")
     await eventually(lambda: "ghost" in projection.apps and "demo" not in projection.apps)

@@ -57,7 +57,7 @@ class Platform:
         self.bus = Bus(url=self.nats.url, token=self.nats.token, name="test-platform")
         self.bus.open()
         await eventually(lambda: self.bus.connected)
-        self.catalog = Publication(self.bus, owns=lambda key, value: True)
+        self.catalog = Publication(self.bus, owner="control", owns=lambda key, value: True)
         self.catalog.start()
         self.dispatcher = Dispatcher()
         self.dispatcher.handle(WAKE_MACHINE, self._wake)

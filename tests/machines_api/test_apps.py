@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tests.conftest import eventually
-from tests.control.api import Api, wait
+from tests.control.api import UNAUTHORIZED, Api, wait
 from tests.control.fake_host import FakeHost
 
 CREATE = {"name": "demo", "org_slug": "personal", "network": "", "app_role_id": ""}
@@ -20,7 +20,7 @@ async def test_no_token_is_401(api: Api) -> None:
 
 async def test_an_app_of_others_is_403_and_a_free_name_404(fly: httpx.AsyncClient, theirs: httpx.AsyncClient) -> None:
     reply = await fly.get("/v1/apps/theirs")
-    assert (reply.status_code, reply.json()) == (403, {"error": "unauthorized"})
+    assert (reply.status_code, reply.json()) == (403, UNAUTHORIZED)
     reply = await fly.get("/v1/apps/nope")
     assert reply.status_code == 404
     assert "app not found" in reply.json()["error"]

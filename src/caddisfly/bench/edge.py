@@ -297,7 +297,7 @@ async def _edge(directory: Path, upstream: int) -> AsyncIterator[Contender]:
 
 
 async def _publish(bus: Bus, upstream: int) -> None:
-    catalog = Publication(bus, owns=lambda key, value: False)
+    catalog = Publication(bus, owner="bench", owns=lambda key, value: False)
     entry = {"id": "app", "name": "bench", "org_id": "o", "org_slug": "o", "network": "n", "network_id": 1}
     await catalog.put("app.bench", entry)
     service = {

@@ -5,6 +5,9 @@ control writes apps, a host writes itself and its Machines. `Publication` is lev
 stand there, and it is put again whenever it does not (first connection, reconnection, a bucket that was deleted or
 lost its tail). An outbox table would remember each *change* instead; it costs a write for each and still cannot mend a
 bucket that lost what had been acknowledged (docs/decisions/0001).
+
+An owner that has put everything says so under `whole.<owner>`. Whoever finds a new and empty bucket where a full one
+was can tell "not published again yet" from "gone", and goes on with what it knew.
 """
 
 from __future__ import annotations
@@ -31,7 +34,9 @@ BUCKET = "catalog"
 STREAM = f"KV_{BUCKET}"
 _PUT_TIMEOUT_S = 1.0
 _RETRY_S = 1.0
-APP, HOST, MACHINE = "app", "host", "machine"
+APP, HOST, MACHINE, WHOLE = "app", "host", "machine", "whole"
+CONTROL = "control"
+"""The owner of apps. A host owns itself and its Machines, under its id."""
 
 
 class AppEntry(BaseModel):
@@ -80,9 +85,12 @@ async def bucket(bus: Bus) -> KeyValue:
 class Publication:
     """What one owner wants to stand in the catalog under its own keys."""
 
-    def __init__(self, bus: Bus, *, owns: Callable[[str, Mapping[str, Any]], bool], every_s: float = 15.0) -> None:
+    def __init__(
+        self, bus: Bus, *, owner: str, owns: Callable[[str, Mapping[str, Any]], bool], every_s: float = 15.0
+    ) -> None:
         """`owns(key, value)` says whether a key found in the catalog is ours to remove when we do not want it."""
         self._bus, self._owns, self._every_s = bus, owns, every_s
+        self._whole = f"{WHOLE}.{owner}"
         self._wanted: dict[str, bytes] = {}
         self._kv: KeyValue | None = None
         self._lock = asyncio.Lock()
@@ -142,8 +150,10 @@ class Publication:
                     if found.get(key) != value:
                         await kv.put(key, value)
                 self._suspect = False
+                if self._whole not in found:
+                    await kv.put(self._whole, b"{}")
                 for key, value in found.items():
-                    if key not in self._wanted and self._owns(key, json.loads(value)):
+                    if key not in self._wanted and key != self._whole and self._owns(key, json.loads(value)):
                         await kv.delete(key)
             except (NatsError, OSError, TimeoutError) as error:
                 self._kv, self._suspect = None, True

@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 _RECONNECT_WAIT_S = 0.2
 _PING_INTERVAL_S = 5
 
+LOOK_FIRST = "look whether it was done before you repeat it"
+"""What to do after a deadline: whether the other side acted is not known."""
+
 Hook = Callable[[], Awaitable[None]]
 
 
@@ -119,7 +122,7 @@ class Bus:
         except NoRespondersError as error:
             raise Unavailable(f"nobody answers {subject}", next="caddis status") from error
         except NatsTimeout as error:
-            raise DeadlineExceeded(f"{subject} did not answer within {timeout_s:g} s") from error
+            raise DeadlineExceeded(f"{subject} did not answer within {timeout_s:g} s", next=LOOK_FIRST) from error
         except (NatsError, OSError) as error:
             raise Unavailable("the bus does not answer", why=str(error), next="caddis status") from error
         return reply.data

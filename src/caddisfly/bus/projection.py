@@ -2,7 +2,8 @@
 
 It keeps serving what it last knew while the bus is away. After every reconnection, and when the bucket turns out to be
 another one than before, it reads everything again into a fresh copy and swaps, so that what vanished meanwhile
-vanishes here too.
+vanishes here too. What a new bucket lacks counts as vanished only once its owner has published everything there: an
+edge whose bus lost its disk goes on to route.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeout
 from nats.js.kv import KeyValue
 
-from caddisfly.bus.catalog import APP, HOST, MACHINE, STREAM, AppEntry, HostEntry, bucket
+from caddisfly.bus.catalog import APP, CONTROL, HOST, MACHINE, STREAM, WHOLE, AppEntry, HostEntry, bucket
 from caddisfly.bus.connection import Bus
 from caddisfly.model.errors import Unavailable
 from caddisfly.model.machine import Machine
@@ -50,6 +51,10 @@ class Projection:
         self._round: asyncio.Task[None] | None = None
         self._interrupted = False
         self._stopped = False
+        self._connected = asyncio.Event()
+        self._bucket = ""
+        self._unconfirmed: dict[str, str] = {}
+        """Keys that a new bucket lacks so far, with their owners."""
 
     def start(self) -> None:
         self._bus.on_connect(self._restart)
@@ -92,12 +97,14 @@ class Projection:
     async def _restart(self) -> None:
         # The flag beside the cancellation: `asyncio.wait_for` of Python 3.11, inside the watcher, can swallow one.
         self._interrupted = True
+        self._connected.set()
         if self._round is not None:
             self._round.cancel()
 
     async def _follow(self) -> None:
         while not self._stopped:
             self._interrupted = False
+            self._connected.clear()
             self._round = asyncio.create_task(self._follow_once(), name="projection-round")
             await asyncio.wait((self._round,))
             if self._round.cancelled():
@@ -105,7 +112,9 @@ class Projection:
             error = self._round.exception()
             if error is not None and not isinstance(error, Unavailable | NatsError | OSError | TimeoutError):
                 log.error("projection.bug", exc_info=error)
-            await asyncio.sleep(_RETRY_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_RETRY_S):
+                    await self._connected.wait()
 
     async def _follow_once(self) -> None:
         """Read everything, then follow, until the bucket is another one. Raises when the bus goes away."""
@@ -116,7 +125,8 @@ class Projection:
             seen: dict[str, KeyValue.Entry] = {}
             while (entry := await watcher.updates(timeout=30)) is not None:  # type: ignore[no-untyped-call]
                 seen[entry.key] = entry
-            self._swap(seen)
+            self._swap(seen, anew=self._bucket not in ("", identity))
+            self._bucket = identity
             while not (self._interrupted or self._stopped):
                 try:
                     entry = await watcher.updates(timeout=_IDENTITY_CHECK_S)  # type: ignore[no-untyped-call]
@@ -134,14 +144,26 @@ class Projection:
         info = await self._bus.jetstream.stream_info(STREAM)
         return str(info.created)
 
-    def _swap(self, seen: dict[str, KeyValue.Entry]) -> None:
-        for key in [*(f"{MACHINE}.{id}" for id in self.machines), *(f"{APP}.{name}" for name in self.apps)]:
-            if key not in seen:
+    def _swap(self, seen: dict[str, KeyValue.Entry], *, anew: bool) -> None:
+        for key, owner in self._known():
+            if key in seen:
+                continue
+            if (anew or key in self._unconfirmed) and f"{WHOLE}.{owner}" not in seen:
+                self._unconfirmed[key] = owner
+            else:
                 self._forget(key)
         self.revision = 0  # a new bucket counts from the start
         for entry in seen.values():
             self._apply(entry)
         self.ready.set()
+
+    def _known(self) -> list[tuple[str, str]]:
+        """Every key that stands here, with its owner."""
+        return [
+            *((f"{MACHINE}.{machine.id}", machine.host_id) for machine in self.machines.values()),
+            *((f"{APP}.{name}", CONTROL) for name in self.apps),
+            *((f"{HOST}.{id}", id) for id in self.hosts),
+        ]
 
     def _apply(self, entry: KeyValue.Entry) -> None:
         try:
@@ -159,6 +181,7 @@ class Projection:
 
     def _learn(self, key: str, value: bytes) -> None:
         kind, _, name = key.partition(".")
+        self._unconfirmed.pop(key, None)
         if kind == MACHINE:
             machine = Machine.from_record(json.loads(value))
             old = self.machines.get(name)
@@ -169,9 +192,13 @@ class Projection:
             self.apps[name] = AppEntry.model_validate_json(value)
         elif kind == HOST:
             self.hosts[name] = HostEntry.model_validate_json(value)
+        elif kind == WHOLE:
+            for missing in [key for key, owner in self._unconfirmed.items() if owner == name]:
+                self._forget(missing)
 
     def _forget(self, key: str) -> None:
         kind, _, name = key.partition(".")
+        self._unconfirmed.pop(key, None)
         if kind == MACHINE and (old := self.machines.pop(name, None)):
             of_app = self._by_app[old.app_id]
             of_app.pop(name, None)

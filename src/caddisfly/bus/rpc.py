@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar
 from nats.aio.msg import Msg
 from pydantic import BaseModel, ValidationError
 
-from caddisfly.bus.connection import Bus
+from caddisfly.bus.connection import LOOK_FIRST, Bus
 from caddisfly.model.errors import (
     DeadlineExceeded,
     Internal,
@@ -177,7 +177,7 @@ class LocalCaller(Caller):
                 finally:
                     writer.close()
         except TimeoutError as error:
-            raise DeadlineExceeded(f"{name} did not answer within {timeout_s:g} s") from error
+            raise DeadlineExceeded(f"{name} did not answer within {timeout_s:g} s", next=LOOK_FIRST) from error
         except (OSError, asyncio.IncompleteReadError) as error:
             raise Unavailable(
                 "the agent of this host does not answer",

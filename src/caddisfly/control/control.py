@@ -1,7 +1,8 @@
 """The parts of one control process, put together, and the order in which they start.
 
-It serves from the first moment. Without the database its answers are 503; without the bus it still knows who you are
-and which apps there are. Only a database from a newer version keeps it from starting.
+It serves once it has a copy of the catalog, or after a moment without one. Without the database its answers are 503;
+without the bus it still knows who you are and which apps there are. Only a database from a newer version keeps it from
+starting.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from caddisfly.model.errors import Problem, Unavailable
 log = logging.getLogger(__name__)
 
 _RETRY_S = 0.5
+_CATALOG_WAIT_S = 3.0
 
 
 class Control:
@@ -72,6 +74,11 @@ class Control:
         self.hosts.start()
         self.projection.start()
         self.bus.open()
+        try:
+            async with asyncio.timeout(_CATALOG_WAIT_S):
+                await self.projection.ready.wait()
+        except TimeoutError:
+            log.warning("control.starts_without_catalog", extra={"waited_s": _CATALOG_WAIT_S})
         self._keeping = asyncio.create_task(self._keep(), name="control-keep")
 
     async def stop(self) -> None:

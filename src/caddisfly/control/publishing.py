@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from caddisfly.bus.catalog import APP, AppEntry, Publication
+from caddisfly.bus.catalog import APP, CONTROL, AppEntry, Publication
 from caddisfly.bus.connection import Bus
 from caddisfly.control.records.apps import AppRecord, Apps
 from caddisfly.model.app import App
@@ -22,7 +22,7 @@ class AppPublication:
 
     def __init__(self, bus: Bus, apps: Apps, *, every_s: float) -> None:
         self._apps = apps
-        self._publication = Publication(bus, owns=self._owns, every_s=every_s)
+        self._publication = Publication(bus, owner=CONTROL, owns=self._owns, every_s=every_s)
         self._started = False
         self._wanted: set[str] = set()
         self._since_load: set[str] = set()

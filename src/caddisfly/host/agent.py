@@ -62,7 +62,7 @@ class Agent:
         self._network = Network(pool=settings.ipv4_pool)
         self._images = ImageStore(settings.data_dir / "images", settings=images)
         self._dispatcher = Dispatcher()
-        self._publication = Publication(self._bus, owns=self._owns)
+        self._publication = Publication(self._bus, owner=settings.host_id, owns=self._owns)
         self._tasks: list[asyncio.Task[None]] = []
         self._subscribed = False
         self._server: asyncio.Server | None = None

@@ -56,7 +56,7 @@ class Access:
     def check(self, app: App) -> App:
         """Raises `PermissionDenied` for an app of others. Names of apps are global, so its existence is no secret."""
         if app.organization.id not in self.organizations:
-            raise PermissionDenied("unauthorized")
+            raise PermissionDenied("unauthorized", next="caddis apps list, for what your token reaches")
         return app
 
 
