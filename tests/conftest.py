@@ -13,6 +13,14 @@ from pathlib import Path
 import pytest
 
 from caddisfly.bus import server
+from caddisfly.observe.logs import Lines
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Let a failed test show what was logged as an operator would see it, facts included."""
+    plugin = session.config.pluginmanager.get_plugin("logging-plugin")
+    for handler in (plugin.caplog_handler, plugin.report_handler):
+        handler.setFormatter(Lines("test"))
 
 
 def free_port() -> int:

@@ -17,6 +17,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from nats.errors import Error as NatsError
@@ -34,6 +35,7 @@ BUCKET = "catalog"
 STREAM = f"KV_{BUCKET}"
 _PUT_TIMEOUT_S = 1.0
 _RETRY_S = 1.0
+_READ_TIMEOUT_S = 10.0
 APP, HOST, MACHINE, WHOLE = "app", "host", "machine", "whole"
 CONTROL = "control"
 """The owner of apps. A host owns itself and its Machines, under its id."""
@@ -82,6 +84,30 @@ async def bucket(bus: Bus) -> KeyValue:
         raise Unavailable("the catalog does not answer", why=str(error), next="caddis status") from error
 
 
+async def standing(bus: Bus) -> tuple[str, int]:
+    """Which bucket stands there, and the newest revision that can be read from it. Raises `NatsError`."""
+    info = await bus.jetstream.stream_info(STREAM)
+    return str(info.created), info.state.last_seq if info.state.messages else 0
+
+
+async def read_whole(watcher: KeyValue.KeyWatcher, *, until: int) -> dict[str, KeyValue.Entry]:
+    """What a fresh watcher of everything finds, by key, deletions included.
+
+    The client marks the end with None, but now and then before the first entry: it compares what the server has sent
+    with what has arrived. The revision that the stream had before is what tells.
+    """
+    seen: dict[str, KeyValue.Entry] = {}
+    marked, revision = False, 0
+    while not marked or revision < until:
+        entry = await watcher.updates(timeout=_READ_TIMEOUT_S)  # type: ignore[no-untyped-call]
+        if entry is None:
+            marked = True
+        else:
+            seen[entry.key] = entry
+            revision = max(revision, entry.revision or 0)
+    return seen
+
+
 class Publication:
     """What one owner wants to stand in the catalog under its own keys."""
 
@@ -97,12 +123,12 @@ class Publication:
         self._task: asyncio.Task[None] | None = None
         self._key_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._stopped = False
-        self._suspect = False
-        """True after a failed put: later ones are left to `reconcile`, so that a frozen bus delays nobody twice."""
+        self._suspect = asyncio.Event()
+        """Set by a failed put: later ones are left to `reconcile`, so that a frozen bus delays nobody twice."""
 
     def start(self) -> None:
         """Begin to keep the catalog true. Call once everything that should stand there has been `want`ed."""
-        self._bus.on_connect(self.reconcile)
+        self._bus.on_connect(self._reconcile_or_say)
         self._task = asyncio.create_task(self._keep(), name="catalog-publication")
 
     async def stop(self) -> None:
@@ -124,7 +150,7 @@ class Publication:
         return await self._push(key)
 
     async def _push(self, key: str) -> int:
-        if self._suspect:
+        if self._suspect.is_set():
             return 0
         try:
             async with asyncio.timeout(_PUT_TIMEOUT_S), self._key_locks[key]:
@@ -136,8 +162,9 @@ class Publication:
                     return 0
                 return await kv.put(key, value)
         except (Unavailable, NatsError, OSError, TimeoutError) as error:
-            self._kv, self._suspect = None, True
-            log.warning("catalog.put_failed", extra={"key": key, "reason": str(error)})
+            self._kv = None
+            self._suspect.set()
+            log.warning("catalog.put_failed", extra={"key": key, "reason": repr(error)})
             return 0
 
     async def reconcile(self) -> None:
@@ -145,36 +172,44 @@ class Publication:
         async with self._lock:
             kv = self._kv = await bucket(self._bus)
             try:
-                found = await _read_all(kv)
-                for key, value in list(self._wanted.items()):
-                    if found.get(key) != value:
-                        await kv.put(key, value)
-                self._suspect = False
+                found = await self._read(kv)
+                for key in list(self._wanted):
+                    # What is wanted is looked up under the lock: a newer value may have been put since we read.
+                    async with self._key_locks[key]:
+                        value = self._wanted.get(key)
+                        if value is not None and found.get(key) != value:
+                            await kv.put(key, value)
+                self._suspect.clear()
                 if self._whole not in found:
                     await kv.put(self._whole, b"{}")
-                for key, value in found.items():
-                    if key not in self._wanted and key != self._whole and self._owns(key, json.loads(value)):
+                for key, old in found.items():
+                    if key not in self._wanted and key != self._whole and self._owns(key, json.loads(old)):
                         await kv.delete(key)
             except (NatsError, OSError, TimeoutError) as error:
-                self._kv, self._suspect = None, True
-                raise Unavailable("the catalog does not answer", why=str(error)) from error
+                self._kv = None
+                self._suspect.set()
+                raise Unavailable("the catalog does not answer", why=repr(error)) from error
+
+    async def _read(self, kv: KeyValue) -> dict[str, bytes]:
+        _, last = await standing(self._bus)
+        watcher = await kv.watchall()
+        try:
+            entries = await read_whole(watcher, until=last)
+        finally:
+            await watcher.stop()  # type: ignore[no-untyped-call]
+        return {key: entry.value for key, entry in entries.items() if entry.operation is None and entry.value}
 
     async def _keep(self) -> None:
         while not self._stopped:
-            await asyncio.sleep(min(_RETRY_S, self._every_s) if self._suspect else self._every_s)
-            try:
-                await self.reconcile()
-            except Unavailable as error:
-                log.warning("catalog.reconcile_failed", extra={"reason": str(error)})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._every_s):
+                    await self._suspect.wait()
+            if self._suspect.is_set():
+                await asyncio.sleep(min(_RETRY_S, self._every_s))
+            await self._reconcile_or_say()
 
-
-async def _read_all(kv: KeyValue) -> dict[str, bytes]:
-    watcher = await kv.watchall()
-    found: dict[str, bytes] = {}
-    try:
-        while (entry := await watcher.updates(timeout=10)) is not None:  # type: ignore[no-untyped-call]
-            if entry.operation is None and entry.value is not None:
-                found[entry.key] = entry.value
-    finally:
-        await watcher.stop()  # type: ignore[no-untyped-call]
-    return found
+    async def _reconcile_or_say(self) -> None:
+        try:
+            await self.reconcile()
+        except Unavailable as error:
+            log.warning("catalog.reconcile_failed", extra={"reason": str(error)})

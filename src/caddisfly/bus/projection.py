@@ -19,7 +19,18 @@ from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeout
 from nats.js.kv import KeyValue
 
-from caddisfly.bus.catalog import APP, CONTROL, HOST, MACHINE, STREAM, WHOLE, AppEntry, HostEntry, bucket
+from caddisfly.bus.catalog import (
+    APP,
+    CONTROL,
+    HOST,
+    MACHINE,
+    WHOLE,
+    AppEntry,
+    HostEntry,
+    bucket,
+    read_whole,
+    standing,
+)
 from caddisfly.bus.connection import Bus
 from caddisfly.model.errors import Unavailable
 from caddisfly.model.machine import Machine
@@ -119,19 +130,17 @@ class Projection:
     async def _follow_once(self) -> None:
         """Read everything, then follow, until the bucket is another one. Raises when the bus goes away."""
         kv = await bucket(self._bus)
-        identity = await self._identity()
+        identity, last = await standing(self._bus)
         watcher = await kv.watchall()
         try:
-            seen: dict[str, KeyValue.Entry] = {}
-            while (entry := await watcher.updates(timeout=30)) is not None:  # type: ignore[no-untyped-call]
-                seen[entry.key] = entry
+            seen = await read_whole(watcher, until=last)
             self._swap(seen, anew=self._bucket not in ("", identity))
             self._bucket = identity
             while not (self._interrupted or self._stopped):
                 try:
                     entry = await watcher.updates(timeout=_IDENTITY_CHECK_S)  # type: ignore[no-untyped-call]
                 except NatsTimeout:
-                    if await self._identity() != identity:
+                    if (await standing(self._bus))[0] != identity:
                         return
                     continue
                 if entry is not None:
@@ -139,10 +148,6 @@ class Projection:
         finally:
             if self._bus.connected:
                 await watcher.stop()  # type: ignore[no-untyped-call]
-
-    async def _identity(self) -> str:
-        info = await self._bus.jetstream.stream_info(STREAM)
-        return str(info.created)
 
     def _swap(self, seen: dict[str, KeyValue.Entry], *, anew: bool) -> None:
         for key, owner in self._known():
