@@ -50,12 +50,16 @@ def test_without_xfs_a_plain_directory_is_used_and_says_so(tmp_path: Path, monke
     def impossible(*_: object, **__: object) -> None:
         raise OSError(19, "No such device")
 
-    monkeypatch.setattr(kernel, "mount", impossible)
+    monkeypatch.setattr(kernel, "attach_loop", impossible)
     filesystem = StoreFilesystem(tmp_path / "s", quick())
     filesystem.ensure_mounted()
     assert not filesystem.reflink
     assert "No such device" in filesystem.reason
     assert not filesystem.image.exists()
+    filesystem.ensure_mounted()
+    assert len(kernel.mounts_below(tmp_path)) == 1, "bound to itself once, to be shared"
+    filesystem.unmount()
+    assert kernel.mounts_below(tmp_path) == []
 
 
 def test_a_damaged_store_is_not_hidden_by_an_empty_one(tmp_path: Path) -> None:

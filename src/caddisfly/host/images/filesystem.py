@@ -54,19 +54,29 @@ class StoreFilesystem:
         self.path.mkdir(parents=True, exist_ok=True)
         self.root.chmod(0o711)
         self.reason = ""
-        if not kernel.is_mount_point(self.path) and self.settings.store_filesystem != "directory":
-            try:
-                self._make()
-                self._mount()
-            except (OSError, subprocess.SubprocessError) as error:
-                self._give_up(error)
+        if not self._is_mounted():
+            self._make_and_mount()
         self.path.chmod(0o711)
         self.reflink = _can_clone(self.path)
 
     def unmount(self) -> None:
         """Take the file system off; nothing in it may be mounted any more."""
-        while kernel.is_mount_point(self.path):
+        while self._is_mounted():
             kernel.unmount(self.path)
+
+    def _is_mounted(self) -> bool:
+        return any(point == self.path for point, _ in kernel.mounts_below(self.path))
+
+    def _make_and_mount(self) -> None:
+        if self.settings.store_filesystem != "directory":
+            try:
+                self._make()
+                self._mount()
+            except (OSError, subprocess.SubprocessError) as error:
+                self._give_up(error)
+        if not self._is_mounted():
+            kernel.mount(str(self.path), self.path, flags=kernel.MS_BIND)
+        kernel.mount("none", self.path, flags=kernel.MS_SHARED)
 
     def total_bytes(self) -> int:
         return shutil.disk_usage(self.path).total
@@ -98,7 +108,6 @@ class StoreFilesystem:
             kernel.mount(device, self.path, kind="xfs", flags=flags, options="discard")
         finally:
             os.close(descriptor)
-        kernel.mount("none", self.path, flags=kernel.MS_SHARED)
         if self.image.stat().st_size - self.total_bytes() > GIB // 2:
             _run("xfs_growfs", "-d", str(self.path))
 

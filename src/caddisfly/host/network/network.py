@@ -16,19 +16,17 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
-from caddisfly.host.network import namespace
+from caddisfly.host.network import namespace, netlink
 from caddisfly.host.network.addresses import gateway
 from caddisfly.host.network.firewall import LINK_PREFIX, Firewall, Port
+from caddisfly.host.network.netlink import Netlink
 from caddisfly.model.errors import Internal
 
 log = logging.getLogger(__name__)
 
-_ENODEV, _ENOENT, _EEXIST, _ESRCH = 19, 2, 17, 3
 _GATEWAY6 = "fe80::1"
-_NODAD = 0x02
+_ETH0 = 2
+"""The index of a Machine's link in its own namespace, the first after the loopback's."""
 _SYSCTLS = {
     "net/ipv4/ip_forward": "1",
     "net/ipv6/conf/all/forwarding": "1",
@@ -102,39 +100,36 @@ class Network:
             namespace.create(attachment.id, lambda: self._wire(attachment))
             self._route(attachment)
             self._firewall.plug(attachment.port)
-        except (NetlinkError, OSError) as error:
+        except OSError as error:
             self._detach(attachment)
             raise Internal("a Machine cannot be connected", why=str(error), next="caddis doctor") from error
         return path
 
     def _wire(self, attachment: Attachment) -> None:
         """Runs inside the new namespace: the Machine's end of the link."""
-        with open("/proc/self/ns/net", "rb") as host, IPRoute() as inside:  # the main thread is still at home
-            inside.link(
-                "add",
-                ifname="eth0",
-                kind="veth",
-                peer={"ifname": attachment.link, "net_ns_fd": host.fileno()},
+        with open("/proc/self/ns/net", "rb") as host, Netlink() as inside:  # the main thread is still at home
+            inside.run(
+                netlink.veth("eth0", index=_ETH0, peer=attachment.link, peer_namespace=host.fileno()),
+                netlink.up(netlink.LOOPBACK),
+                netlink.up(_ETH0),
+                netlink.address(_ETH0, attachment.ipv4, length=32),
+                netlink.address(_ETH0, attachment.ipv6, length=128),
+                netlink.route(f"{self._gateway}/32", index=_ETH0),
+                netlink.route("0.0.0.0/0", index=_ETH0, via=self._gateway),
+                netlink.route("::/0", index=_ETH0, via=_GATEWAY6),
             )
-            (index,) = inside.link_lookup(ifname="eth0")
-            (loopback,) = inside.link_lookup(ifname="lo")
-            inside.link("set", index=loopback, state="up")
-            inside.link("set", index=index, state="up")
-            inside.addr("add", index=index, address=attachment.ipv4, prefixlen=32)
-            inside.addr("add", index=index, address=attachment.ipv6, prefixlen=128, flags=_NODAD)
-            inside.route("add", dst=f"{self._gateway}/32", oif=index, scope="link")
-            inside.route("add", dst="0.0.0.0/0", gateway=self._gateway, oif=index)
-            inside.route("add", family=socket.AF_INET6, dst="::/0", gateway=_GATEWAY6, oif=index)
 
     def _route(self, attachment: Attachment) -> None:
         """The host's end of the link."""
-        with IPRoute() as host:
-            (index,) = host.link_lookup(ifname=attachment.link)
-            host.addr("add", index=index, address=self._gateway, prefixlen=32)
-            host.link("set", index=index, state="up")
-            host.addr("add", index=index, address=_GATEWAY6, prefixlen=64, flags=_NODAD)
-            host.route("replace", dst=f"{attachment.ipv4}/32", oif=index, scope="link", prefsrc=self._gateway)
-            host.route("replace", family=socket.AF_INET6, dst=f"{attachment.ipv6}/128", oif=index)
+        index = socket.if_nametoindex(attachment.link)
+        with Netlink() as host:
+            host.run(
+                netlink.address(index, self._gateway, length=32),
+                netlink.up(index),
+                netlink.address(index, _GATEWAY6, length=64),
+                netlink.route(f"{attachment.ipv4}/32", index=index, source=self._gateway),
+                netlink.route(f"{attachment.ipv6}/128", index=index),
+            )
 
     def _detach(self, attachment: Attachment) -> None:
         self._firewall.unplug(attachment.port)

@@ -41,7 +41,7 @@ async def execute(
     process_file.write_text(json.dumps(specification))
     try:
         process = await asyncio.create_subprocess_exec(
-            str(runtime.command),
+            str(runtime.maker),
             *runtime.options,
             "exec",
             f"--process={process_file}",

@@ -68,7 +68,7 @@ class Shim:
         reader, writer = os.pipe()
         arguments = [
             *(_BINARY, "--api-version", "1", "-c", self.id, "-u", self.id, "-n", self.id, "-b", str(self.bundle)),
-            *("-r", str(runtime.command), "-p", str(self.pid_file), "-P", str(self.directory / "conmon.pid")),
+            *("-r", str(runtime.maker), "-p", str(self.pid_file), "-P", str(self.directory / "conmon.pid")),
             *("-l", f"k8s-file:{sandbox.log}", "--exit-dir", str(self.exit_file.parent)),
             *("--socket-dir-path", str(self.directory), "--log-level", "error"),
             *(("--log-size-max", str(sandbox.log_max_bytes)) if sandbox.log_max_bytes else ()),

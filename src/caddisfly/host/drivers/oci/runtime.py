@@ -2,8 +2,9 @@
 
 Two of them need a wrapper, written once as a shell script so that conmon can run it as if it were the runtime:
 
-- crun refuses the hybrid layout of control groups. It is shown a mount namespace in which only the v2 tree is mounted,
-  and it is started inside groups that the agent made, named in CADDIS_GROUPS, which its children inherit.
+- crun refuses the hybrid layout of control groups. Where it makes a process, it is shown a mount namespace in which
+  only the v2 tree is mounted (`view.py`), inside groups that the agent made, named in CADDIS_GROUPS, which its children
+  inherit. What it does beyond that needs no wrapper.
 - runsc of 2022 takes every network namespace of a newer kernel for the host's, because /proc/sys/net/core is visible in
   all of them. It is shown an empty /proc/sys/net. Its platform is always ptrace: where /dev/kvm opens but does not
   work, `--platform=kvm` hangs.
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from caddisfly.host.drivers.oci import view
 from caddisfly.host.drivers.oci.cgroups import ControlGroups
 from caddisfly.model.errors import DeadlineExceeded, FailedPrecondition, Internal
 
@@ -27,8 +29,7 @@ Name = Literal["crun", "runc", "runsc"]
 
 _HYBRID_CRUN = """#!/bin/sh
 for group in $CADDIS_GROUPS; do echo 0 > "$group/cgroup.procs" || exit 125; done
-exec unshare --mount --propagation slave -- /bin/sh -c \
-'umount -l /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec "$0" "$@"' {binary} "$@"
+exec nsenter --mount={view} {binary} "$@"
 """
 _RUNSC = """#!/bin/sh
 exec unshare --mount --propagation slave -- /bin/sh -c \
@@ -48,6 +49,8 @@ class Runtime:
 
     name: Name
     command: Path
+    maker: Path
+    """The same, for `create` and `exec`, which make a process."""
     state: Path
     makes_groups: bool
 
@@ -60,13 +63,13 @@ class Runtime:
         state = directory / name
         state.mkdir(parents=True, exist_ok=True)
         makes_groups = not (name == "crun" and groups.layout == "hybrid")
+        command = maker = Path(binary)
         if name == "runsc":
-            command = _script(directory / "runsc-wrapper", _RUNSC.format(binary=binary))
+            command = maker = _script(directory / "runsc-wrapper", _RUNSC.format(binary=binary))
         elif not makes_groups:
-            command = _script(directory / "crun-wrapper", _HYBRID_CRUN.format(binary=binary))
-        else:
-            command = Path(binary)
-        return cls(name, command, state, makes_groups)
+            text = _HYBRID_CRUN.format(view=view.groups_of_version_2(), binary=binary)
+            maker = _script(directory / "crun-wrapper", text)
+        return cls(name, command, maker, state, makes_groups)
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -77,7 +80,7 @@ class Runtime:
     def _manager(self) -> tuple[str, ...]:
         return ("--cgroup-manager=cgroupfs",) if self.name == "crun" else ()
 
-    async def run(self, *args: str, timeout_s: float, groups: tuple[Path, ...] = ()) -> str:
+    async def run(self, *args: str, timeout_s: float) -> str:
         """Run a sub-command. Raises `Internal` with what it printed, `DeadlineExceeded` after killing it."""
         process = await asyncio.create_subprocess_exec(
             str(self.command),
@@ -86,7 +89,7 @@ class Runtime:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment(groups),
+            env=environment(),
         )
         try:
             async with asyncio.timeout(timeout_s):
@@ -107,7 +110,7 @@ async def end(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-def environment(groups: tuple[Path, ...]) -> dict[str, str]:
+def environment(groups: tuple[Path, ...] = ()) -> dict[str, str]:
     """A runtime sees only this: nothing of the agent's own environment leaks into it."""
     return {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
