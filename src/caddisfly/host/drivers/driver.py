@@ -112,6 +112,10 @@ class Driver(Protocol):
 
     async def fingerprint(self) -> Fingerprint: ...
 
+    def expect(self) -> None:
+        """A start will follow in some milliseconds: what can be got ready meanwhile may be. Returns at once."""
+        ...
+
     async def start(self, sandbox: Sandbox) -> Running:
         """Start it. Raises `Final` when this sandbox can never start, `Retryable` when the host was at fault."""
         ...

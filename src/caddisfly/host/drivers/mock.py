@@ -55,6 +55,9 @@ class MockDriver:
     async def fingerprint(self) -> Fingerprint:
         return Fingerprint(works=True, version="mock")
 
+    def expect(self) -> None:
+        """Nothing to get ready."""
+
     async def start(self, sandbox: Sandbox) -> Running:
         if self.behaviour.start_gate is not None:
             await self.behaviour.start_gate.wait()

@@ -290,6 +290,8 @@ class Engine:
             await self._conclude(decision, work.operation)
             await self._publish(decision.machine)
         self.timings[machine.id] = dict(work.timings_ms)
+        steps = {f"{name}_ms": round(took, 1) for name, took in work.timings_ms.items()}
+        log.info("engine.done", extra={"machine": machine.id, "operation": work.operation.kind, **steps})
         if decision.machine.state == states.STARTED and work.operation.kind in plans.STARTS:
             self._watch(decision.machine)
         return decision

@@ -70,6 +70,22 @@ class ControlGroups:
         _write(self.root / "pids" / PARENT / id / "pids.max", limits.pids)
         return tuple(dict.fromkeys(made))
 
+    def warm(self) -> None:
+        """Make the next move of a process into a group quick.
+
+        The kernel lets a group's members change only once all its readers have noticed, which takes it about 10 ms; for
+        some milliseconds afterwards they still have. Moving ourselves to where we are anyway pays that in advance.
+        """
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            tree = self.root / (controllers.removeprefix("name=") if self.layout != "v2" else "")
+            try:
+                (tree / path.lstrip("/") / "cgroup.procs").write_text("0")
+            except OSError as error:
+                log.debug("cgroups.not_warmed", extra={"reason": str(error)})
+            else:
+                return
+
     def remove(self, id: str) -> None:
         """Remove every group of a sandbox whose processes are gone. Raises `Unavailable` while some are not."""
         for directory in self.directories(id):

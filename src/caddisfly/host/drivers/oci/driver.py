@@ -56,6 +56,7 @@ class OciDriver:
         self._sandboxes = run_dir / "sandboxes"
         self._sandboxes.mkdir(parents=True, exist_ok=True)
         self._runtime, self._groups, self._timeout_s = runtime, groups, timeout_s
+        self._warming: asyncio.Task[None] | None = None
 
     @property
     def runtime(self) -> str:
@@ -108,6 +109,10 @@ class OciDriver:
             await self.destroy(id)
         except Problem as problem:
             log.warning("driver.probe_left", extra={"id": id, "reason": str(problem)})
+
+    def expect(self) -> None:
+        if self._warming is None or self._warming.done():
+            self._warming = asyncio.create_task(asyncio.to_thread(self._groups.warm), name="warm-groups")
 
     async def start(self, sandbox: Sandbox) -> Running:
         found = await self.recover(sandbox.id)

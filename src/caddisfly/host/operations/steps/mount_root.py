@@ -11,6 +11,7 @@ async def run(work: Work) -> None:
         await fetch_image.run(work)
     assert work.image is not None
     work.parts.check_room(work.machine)
+    work.parts.driver.expect()
     work.root = await work.parts.images.roots.mount(
         work.machine.run_id, work.image.layer_dirs, size_mb=work.parts.settings.root_size_mb
     )
