@@ -70,8 +70,12 @@ class Bus:
             self._opening.cancel()
         for task in self._tasks:
             task.cancel()
-        if not self._client.is_closed and self._client.is_connected:
-            await self._client.close()
+        client = self._client
+        if client.is_connected or client.is_reconnecting:
+            # Its task that reconnects can lose the cancellation (`asyncio.wait_for` of Python 3.11) and would then go
+            # on for ever, and keep this process from ending. With a limit it gives up by itself.
+            client.options["max_reconnect_attempts"] = 1
+            await client.close()
 
     async def _connect(self) -> None:
         while True:
