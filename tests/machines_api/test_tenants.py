@@ -104,7 +104,7 @@ async def test_nothing_of_another_tenant(
     before = host.machines[machine]
     host.calls.clear()
     for method, path in ROUTES:
-        if (method, path) in OF_THE_CALLER and "{" not in path:
+        if (method, path) in OF_THE_CALLER and ("{" not in path or path == "/v1/orgs/{org}/machines"):
             continue
         reply = await theirs.request(method, fill(path, app="demo", machine=machine), json=BODY)
         assert reply.status_code in (403, 404, 501), f"{method} {path}: {reply.status_code}"
@@ -124,11 +124,20 @@ async def test_nothing_of_another_tenant(
 async def test_what_names_no_app_gives_ones_own(
     fly: httpx.AsyncClient, theirs: httpx.AsyncClient, machine: str
 ) -> None:
-    for path in ("/v1/apps?org_slug=personal", "/v1/apps?org_slug=rivals", "/v1/tokens/current"):
+    paths = (
+        "/v1/apps?org_slug=personal",
+        "/v1/apps?org_slug=rivals",
+        "/v1/tokens/current",
+        "/v1/orgs/personal/machines",  # for who has one organization, an alias of it
+        "/v1/orgs/rivals/machines",
+    )
+    for path in paths:
         reply = await theirs.get(path)
         assert reply.status_code == 200
         for word in ("demo", machine, "personal@", "swordfish"):
             assert word not in reply.text
+    assert (await fly.get("/v1/orgs/rivals/machines")).status_code == 404
+    assert [one["id"] for one in (await fly.get("/v1/orgs/personal/machines")).json()["machines"]] == [machine]
     assert (await theirs.post("/v1/apps", json={"name": "sneak", "org_slug": "personal"})).json()["organization"][
         "slug"
     ] == "rivals"

@@ -69,11 +69,17 @@ class CreateMachine(Message):
     region: str
     skip_launch: bool = False
     skip_service_registration: bool = False
+    lease_ttl_s: int = 0
+    """Create it leased, to `owner`. 0: without a lease."""
+    owner: str = ""
 
 
 class MachineCall(Message):
+    """`nonce` is that of the caller's lease, if it has one."""
+
     machine_id: str
     source: str = "user"
+    nonce: str = ""
 
 
 class UpdateMachine(MachineCall):
@@ -81,6 +87,43 @@ class UpdateMachine(MachineCall):
     current_version: str = ""
     skip_launch: bool = False
     skip_service_registration: bool = False
+    lease_ttl_s: int = 0
+    owner: str = ""
+
+
+class TakeLease(MachineCall):
+    """Acquire; or refresh, with `nonce`."""
+
+    owner: str
+    ttl_s: int
+    description: str = ""
+
+
+class LeaseReply(Message):
+    """`lease` is `Lease.to_record()`, None when there is none now."""
+
+    lease: dict[str, Any] | None
+
+
+class SetMetadata(MachineCall):
+    """Named keys are set, those with None are removed, others stay. A `machine_version` that is not current refuses."""
+
+    metadata: dict[str, str | None]
+    machine_version: str = ""
+
+
+class CordonMachine(MachineCall):
+    cordoned: bool
+
+
+class VersionList(Message):
+    """Newest first, as the API shows them."""
+
+    versions: tuple[dict[str, Any], ...]
+
+
+class ProcessList(Message):
+    processes: tuple[dict[str, Any], ...]
 
 
 class StopMachine(MachineCall):
@@ -168,9 +211,17 @@ UPDATE_MACHINE = Method("machine.update", UpdateMachine, MachineReply, 60)
 START_MACHINE = Method("machine.start", MachineCall, StartReply, 10)
 STOP_MACHINE = Method("machine.stop", StopMachine, MachineReply, 10)
 RESTART_MACHINE = Method("machine.restart", StopMachine, MachineReply, 10)
+SUSPEND_MACHINE = Method("machine.suspend", MachineCall, MachineReply, 30)
 SIGNAL_MACHINE = Method("machine.signal", SignalMachine, Nothing, 10)
 DESTROY_MACHINE = Method("machine.destroy", DestroyMachine, MachineReply, 10)
 EXEC_MACHINE = Method("machine.exec", ExecMachine, ExecReply, 75)
+TAKE_LEASE = Method("machine.lease.take", TakeLease, MachineReply, 10)
+RELEASE_LEASE = Method("machine.lease.release", MachineCall, MachineReply, 10)
+SHOW_LEASE = Method("machine.lease.show", MachineCall, LeaseReply, 5)
+SET_METADATA = Method("machine.metadata", SetMetadata, MachineReply, 10)
+CORDON_MACHINE = Method("machine.cordon", CordonMachine, MachineReply, 10)
+LIST_VERSIONS = Method("machine.versions", MachineCall, VersionList, 10)
+LIST_PROCESSES = Method("machine.processes", MachineCall, ProcessList, 10)
 READ_LOGS = Method("machine.logs", ReadLogs, LogLines, 10)
 WAKE_MACHINE = Method("machine.wake", MachineCall, MachineReply, 30)
 """Starts a Machine if it needs starting and answers once it is `started`. Many callers share one start."""

@@ -80,6 +80,12 @@ class Machines:
             raise Unavailable("machines are not known yet", why="the catalog was not read so far", next="caddis status")
         return self._projection.machines_of(app.id)
 
+    def of_organization(self, org_id: str) -> list[Machine]:
+        """Of all its apps."""
+        if not self._projection.ready.is_set():
+            raise Unavailable("machines are not known yet", why="the catalog was not read so far", next="caddis status")
+        return [machine for machine in self._projection.machines.values() if machine.org_id == org_id]
+
     def find(self, app: App, machine_id: str) -> Machine:
         """Raises `NotFound`, also for a Machine of another app."""
         machine = self.of(app).get(machine_id)
@@ -117,7 +123,7 @@ class Machines:
             await self._projection.wait_for(reply.revision, timeout_s=self._settle_s)
         return reply
 
-    async def create(self, app: App, request: MachineRequest, *, key: Key | None = None) -> Machine:
+    async def create(self, app: App, request: MachineRequest, *, owner: str = "", key: Key | None = None) -> Machine:
         """Find a host and make the Machine there. With a `key`, repeating the call makes no second one."""
         self._bus.client  # noqa: B018 # without a bus, say so before anything is done
         self.of(app)
@@ -130,7 +136,7 @@ class Machines:
                 if (first := self.of(app).get(creation.machine_id)) is not None:
                     return first
             with self._name(app, request.name) as name:
-                return await self._place(app, request, name=name, creation=creation)
+                return await self._place(app, request, name=name, owner=owner, creation=creation)
 
     async def quiet(self, app: App) -> None:
         """Wait until no create of this app is under way in this process."""
@@ -138,13 +144,17 @@ class Machines:
             self._created.clear()
             await self._created.wait()
 
-    async def _place(self, app: App, request: MachineRequest, *, name: str, creation: Creation | None) -> Machine:
+    async def _place(
+        self, app: App, request: MachineRequest, *, name: str, owner: str, creation: Creation | None
+    ) -> Machine:
         machine_id = creation.machine_id if creation else ids.machine_id()
         refusals: list[str] = []
         if creation is not None and creation.host_id:
             # It may have made it on the first call: nobody else is asked before it has answered.
             try:
-                return await self._create_at(creation.host_id, app, request, machine_id=machine_id, name=name)
+                return await self._create_at(
+                    creation.host_id, app, request, machine_id=machine_id, name=name, owner=owner
+                )
             except (Aborted, Exhausted) as refusal:
                 refusals.append(str(refusal))
         offers = await self._market.offers(app_id=app.id, config=request.config, region=request.region)
@@ -153,7 +163,7 @@ class Machines:
             if creation is not None:
                 creation = await self._creations.assign(creation, bid.host_id)
             try:
-                return await self._create_at(bid.host_id, app, request, machine_id=machine_id, name=name)
+                return await self._create_at(bid.host_id, app, request, machine_id=machine_id, name=name, owner=owner)
             except (Aborted, Exhausted, Unavailable) as refusal:
                 if refusal.status.startswith("registry"):
                     # The image cannot be had, wherever one asks from: "no host" would hide the cause.
@@ -164,7 +174,7 @@ class Machines:
         raise nobody(refusals)
 
     async def _create_at(
-        self, host_id: str, app: App, request: MachineRequest, *, machine_id: str, name: str
+        self, host_id: str, app: App, request: MachineRequest, *, machine_id: str, name: str, owner: str
     ) -> Machine:
         host = self._projection.hosts.get(host_id)
         call = contract.CreateMachine(
@@ -181,6 +191,8 @@ class Machines:
             region=host.region if host else request.region,
             skip_launch=request.skip_launch,
             skip_service_registration=request.skip_service_registration,
+            lease_ttl_s=request.lease_ttl_s,
+            owner=owner,
         )
         reply = await self.ask(host_id, contract.CREATE_MACHINE, call)
         await self._projection.wait_for(reply.revision, timeout_s=self._settle_s)

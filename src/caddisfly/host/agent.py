@@ -30,12 +30,14 @@ from caddisfly.host.guest import host_name
 from caddisfly.host.images.settings import ImageSettings
 from caddisfly.host.images.store import ImageStore
 from caddisfly.host.journal.journal import Contents, Journal
+from caddisfly.host.leases import Leases
 from caddisfly.host.logs import LogFollower
 from caddisfly.host.machines import Machines
 from caddisfly.host.network.network import Network
 from caddisfly.host.operations import lifecycle
 from caddisfly.host.operations.engine import Engine
 from caddisfly.host.operations.work import Parts, attachment_of
+from caddisfly.host.records import Records
 from caddisfly.host.settings import HostSettings
 from caddisfly.model import states
 from caddisfly.model.errors import FailedPrecondition, InvalidArgument, Problem, Unavailable
@@ -85,9 +87,16 @@ class Agent:
         self._driver = driver
         parts = Parts(settings, driver, self._images, self._network, self._check_room)
         self._engine = engine = Engine(self._journal, parts, publish=self._publish)
+        leases = Leases()
         self._machines = machines = Machines(
-            settings=settings, journal=self._journal, engine=engine, parts=parts, capacity=self._capacity
+            settings=settings,
+            journal=self._journal,
+            engine=engine,
+            parts=parts,
+            capacity=self._capacity,
+            leases=leases,
         )
+        records = Records(journal=self._journal, engine=engine, driver=driver, leases=leases)
         self._logs.start()
         contents = await self._journal.open()
         await self._adopt(contents)
@@ -95,6 +104,7 @@ class Agent:
         for machine in engine.machines.values():
             self._publication.want(f"{MACHINE}.{machine.id}", machine.to_record())
         machines.register(self._dispatcher)
+        records.register(self._dispatcher)
         self._register()
         self._server = await self._dispatcher.serve_unix(settings.socket)
         self._bus.on_connect(self._serve_bus)

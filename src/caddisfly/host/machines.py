@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+from dataclasses import replace
 
 from caddisfly.bus import contract
 from caddisfly.bus.rpc import Dispatcher
@@ -11,15 +12,17 @@ from caddisfly.host.capacity import Capacity
 from caddisfly.host.drivers.driver import Command
 from caddisfly.host.images.image import ResolvedImage
 from caddisfly.host.journal.journal import Journal
+from caddisfly.host.leases import Leases
 from caddisfly.host.logs import LogReader
 from caddisfly.host.network import addresses
 from caddisfly.host.operations import lifecycle
 from caddisfly.host.operations.engine import Engine
+from caddisfly.host.operations.lifecycle import Decision
 from caddisfly.host.operations.work import Images, Parts
 from caddisfly.host.settings import HostSettings
 from caddisfly.model import ids, states
 from caddisfly.model.config import Config
-from caddisfly.model.errors import Aborted, FailedPrecondition, InvalidArgument, Unavailable
+from caddisfly.model.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from caddisfly.model.machine import ImageRef, Machine, wall_ms
 
 log = logging.getLogger(__name__)
@@ -29,10 +32,17 @@ class Machines:
     """The face of this host's Machines."""
 
     def __init__(
-        self, *, settings: HostSettings, journal: Journal, engine: Engine, parts: Parts, capacity: Capacity
+        self,
+        *,
+        settings: HostSettings,
+        journal: Journal,
+        engine: Engine,
+        parts: Parts,
+        capacity: Capacity,
+        leases: Leases,
     ) -> None:
         self._settings, self._journal, self._engine = settings, journal, engine
-        self._parts, self._capacity = parts, capacity
+        self._parts, self._capacity, self._leases = parts, capacity, leases
         self._logs = LogReader(settings)
 
     def register(self, dispatcher: Dispatcher) -> None:
@@ -40,6 +50,7 @@ class Machines:
         dispatcher.handle(contract.UPDATE_MACHINE, self.update)
         dispatcher.handle(contract.START_MACHINE, self.start)
         dispatcher.handle(contract.STOP_MACHINE, self.stop)
+        dispatcher.handle(contract.SUSPEND_MACHINE, self.suspend)
         dispatcher.handle(contract.RESTART_MACHINE, self.restart)
         dispatcher.handle(contract.SIGNAL_MACHINE, self.signal)
         dispatcher.handle(contract.DESTROY_MACHINE, self.destroy)
@@ -97,6 +108,10 @@ class Machines:
             updated_ms=now,
             cordoned=request.skip_service_registration,
         )
+        if request.lease_ttl_s:
+            machine = self._leases.take(
+                machine, nonce="", owner=request.owner, ttl_s=request.lease_ttl_s, description=""
+            )
         self._capacity.check(machine, self._engine.machines.values())
         made, revision = await self._engine.create(machine, launch=not request.skip_launch)
         return contract.MachineReply(record=made.to_record(), revision=revision)
@@ -106,17 +121,24 @@ class Machines:
         config = Config.parse(request.config)
         _refuse_what_is_not_there(config)
         image = await self._resolve(config)
-        _, after, revision = await self._engine.ask(
-            request.machine_id,
-            lambda machine: lifecycle.update(
+
+        def decide(machine: Machine) -> Decision:
+            decision = lifecycle.update(
                 machine,
                 config=config,
                 image=image,
                 current_version=request.current_version,
                 launch=not request.skip_launch,
                 cordoned=request.skip_service_registration,
-            ),
-        )
+            )
+            if not request.lease_ttl_s:
+                return decision
+            leased = self._leases.take(
+                decision.machine, nonce=request.nonce, owner=request.owner, ttl_s=request.lease_ttl_s, description=""
+            )
+            return replace(decision, machine=leased)
+
+        _, after, revision = await self._engine.ask(request.machine_id, self._leases.guard(request.nonce, decide))
         return contract.MachineReply(record=after.to_record(), revision=revision)
 
     async def start(self, request: contract.MachineCall) -> contract.StartReply:
@@ -127,9 +149,13 @@ class Machines:
         machine = self._engine.get(request.machine_id)
         if machine.state in states.STARTABLE:
             self._capacity.check(machine, self._engine.machines.values())
-        return await self._engine.ask(
-            request.machine_id, lambda machine: lifecycle.start(machine, source=request.source)
-        )
+
+        def decide(machine: Machine) -> Decision:
+            return lifecycle.start(machine, source=request.source)
+
+        # A request that wakes a Machine has no lease and needs none (reference 4.6).
+        guarded = decide if request.source == "proxy" else self._leases.guard(request.nonce, decide)
+        return await self._engine.ask(request.machine_id, guarded)
 
     async def wake(self, request: contract.MachineCall) -> contract.MachineReply:
         """Start it if need be, and answer once it is started. However many ask, it starts once."""
@@ -153,21 +179,43 @@ class Machines:
     async def stop(self, request: contract.StopMachine) -> contract.MachineReply:
         _, after, revision = await self._engine.ask(
             request.machine_id,
-            lambda machine: lifecycle.stop(
-                machine, source=request.source, signal=request.signal, timeout_s=request.timeout_s
+            self._leases.guard(
+                request.nonce,
+                lambda machine: lifecycle.stop(
+                    machine, source=request.source, signal=request.signal, timeout_s=request.timeout_s
+                ),
             ),
         )
         return contract.MachineReply(record=after.to_record(), revision=revision)
 
+    async def suspend(self, request: contract.MachineCall) -> contract.MachineReply:
+        """No driver here can keep a Machine's memory on disk. Refused before anything is done (reference M10)."""
+        machine = self._engine.get(request.machine_id)
+        self._leases.check(machine, request.nonce)
+        if machine.state == states.SUSPENDED:
+            return contract.MachineReply(record=machine.to_record())
+        if machine.state == states.DESTROYED:
+            raise NotFound("machine not found")
+        if machine.state != states.STARTED:
+            raise FailedPrecondition(f"unable to suspend machine from current state: '{machine.state}'")
+        raise FailedPrecondition(
+            "unable to suspend machine: its host cannot keep memory on disk",
+            why=f"the {self._parts.driver.name} driver has no snapshots",
+            next="stop it instead",
+        )
+
     async def restart(self, request: contract.StopMachine) -> contract.MachineReply:
         _, after, revision = await self._engine.ask(
             request.machine_id,
-            lambda machine: lifecycle.restart(
-                machine,
-                source=request.source,
-                signal=request.signal,
-                timeout_s=request.timeout_s,
-                force=request.force,
+            self._leases.guard(
+                request.nonce,
+                lambda machine: lifecycle.restart(
+                    machine,
+                    source=request.source,
+                    signal=request.signal,
+                    timeout_s=request.timeout_s,
+                    force=request.force,
+                ),
             ),
         )
         return contract.MachineReply(record=after.to_record(), revision=revision)
@@ -180,7 +228,10 @@ class Machines:
     async def destroy(self, request: contract.DestroyMachine) -> contract.MachineReply:
         _, after, revision = await self._engine.ask(
             request.machine_id,
-            lambda machine: lifecycle.destroy(machine, source=request.source, force=request.force),
+            self._leases.guard(
+                request.nonce,
+                lambda machine: lifecycle.destroy(machine, source=request.source, force=request.force),
+            ),
             hurry=request.force,
         )
         return contract.MachineReply(record=after.to_record(), revision=revision)

@@ -92,6 +92,12 @@ class Config:
     def metadata(self) -> Mapping[str, str]:
         return self.wire.get("metadata") or {}
 
+    def with_metadata(self, changes: Mapping[str, str | None]) -> Config:
+        """Named keys are set, those without a value are removed, others stay (reference M16)."""
+        merged = {name: value for name, value in {**self.metadata, **changes}.items() if value}
+        wire = {name: value for name, value in self.wire.items() if name != "metadata"}
+        return Config({**wire, "metadata": merged} if merged else wire)
+
     @property
     def guest(self) -> Guest:
         return Guest.from_wire(self.wire["guest"])

@@ -14,6 +14,7 @@ from typing import Any
 
 from caddisfly.model import ids, states
 from caddisfly.model.config import Config
+from caddisfly.model.lease import Lease
 
 EVENTS_KEPT = 50
 EVENTS_ON_OBJECT = 20
@@ -110,6 +111,8 @@ class Machine:
     """Restarts by the policy since the last good run."""
     parked: bool = False
     """Stopped because the platform went down; starts again when it comes up."""
+    lease: Lease | None = None
+    """May have run out: ask its host's `Leases`."""
 
     def with_event(
         self,
@@ -158,6 +161,7 @@ class Machine:
             "config": dict(self.config.wire),
             "image": self.image.to_wire(),
             "events": [event.to_wire() for event in self.events],
+            "lease": self.lease.to_record() if self.lease else None,
         }
 
     @classmethod
@@ -169,10 +173,22 @@ class Machine:
             config=Config(record["config"]),
             image=ImageRef(**record["image"]),
             events=tuple(Event(**event) for event in record.get("events", ())),
+            lease=Lease.from_record(record["lease"]) if record.get("lease") else None,
         )
 
 
-_PLAIN = tuple(name for name in Machine.__dataclass_fields__ if name not in ("config", "image", "events"))
+_PLAIN = tuple(name for name in Machine.__dataclass_fields__ if name not in ("config", "image", "events", "lease"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """What a Machine was, or is, told to be (reference M15)."""
+
+    version: str
+    config: Mapping[str, Any]
+
+    def to_wire(self) -> dict[str, Any]:
+        return {"version": self.version, "user_config": dict(self.config)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +212,8 @@ class MachineRequest:
     skip_launch: bool = False
     skip_service_registration: bool = False
     current_version: str = ""
+    lease_ttl_s: int = 0
+    """Create, or update, and lease it in the same step. 0: no lease."""
     unknown: Mapping[str, Any] = field(default_factory=dict)
 
 

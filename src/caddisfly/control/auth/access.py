@@ -35,6 +35,11 @@ class Access:
         """By id, in a stable order."""
         return {org.id: org for facts in self.tokens for org in facts.organizations}
 
+    @property
+    def name(self) -> str:
+        """Who this is, for other people: the owner of a lease."""
+        return next((facts.user_email for facts in self.tokens if facts.user_email), f"{self.tokens[0].id}@tokens")
+
     def organization(self, slug: str) -> Organization:
         """The organization with this slug. Raises `NotFound` alike for one of others and for none at all.
 

@@ -10,7 +10,20 @@ from starlette.types import ASGIApp
 
 from caddisfly import __version__
 from caddisfly.control.control import Control
-from caddisfly.control.rest import apps, failures, logs, machine_actions, machines, pending, platform, tokens, wire
+from caddisfly.control.rest import (
+    apps,
+    failures,
+    leases,
+    logs,
+    machine_actions,
+    machine_records,
+    machines,
+    orgs,
+    pending,
+    platform,
+    tokens,
+    wire,
+)
 from caddisfly.control.rest.encoding import Encoder
 from caddisfly.control.rest.gate import Gate
 
@@ -36,7 +49,7 @@ def routes(control: Control, *, lifespan: Any = None) -> FastAPI:
     app.state.control = control
     app.state.encoder = Encoder(control.machines.host_status)
     failures.install(app)
-    for module in (apps, machines, machine_actions, platform, tokens, logs, pending):
+    for module in (apps, machines, machine_actions, machine_records, leases, orgs, platform, tokens, logs, pending):
         app.include_router(module.router)
     app.add_api_route("/v1/openapi.json", lambda: wire.reply(app.openapi()), include_in_schema=False)
     app.add_api_route("/healthz", _healthy, include_in_schema=False)

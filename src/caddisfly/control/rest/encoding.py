@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from fastapi import Response
 
-from caddisfly.model.machine import Machine
+from caddisfly.model.machine import Machine, wall_ms
 
 _MOST_KEPT = 5_000
 _HEAVY = ("config", "checks", "events", "image_ref")
@@ -25,15 +25,20 @@ class Encoder:
         self._host_status = host_status
         self._full, self._short = _Texts(left_out=("host_status",)), _Texts(left_out=(*_HEAVY, "host_status"))
 
-    def machine(self, machine: Machine) -> Response:
-        return _json(self._with_status(machine))
+    def machine(self, machine: Machine, *, with_nonce: bool = False, with_lease: bool = False) -> Response:
+        text = self._with_status(machine)
+        if with_nonce and machine.lease is not None:
+            text = f'{text[:-1]},"nonce":"{machine.lease.nonce}"}}'
+        return _json(_with_lease(text, machine) if with_lease else text)
 
-    def list(self, machines: Iterable[Machine]) -> Response:
-        return _json(f"[{','.join(map(self._with_status, machines))}]")
+    def list(self, machines: Iterable[Machine], *, with_lease: bool = False) -> Response:
+        texts = ((machine, self._with_status(machine)) for machine in machines)
+        return _json(f"[{','.join(_with_lease(text, one) if with_lease else text for one, text in texts)}]")
 
-    def summaries(self, machines: Iterable[Machine]) -> Response:
+    def summaries(self, machines: Iterable[Machine], *, with_lease: bool = False) -> Response:
         """Without what is heavy (reference machines-api, M1)."""
-        return _json(f"[{','.join(map(self._short.of, machines))}]")
+        texts = ((machine, self._short.of(machine)) for machine in machines)
+        return _json(f"[{','.join(_with_lease(text, one) if with_lease else text for one, text in texts)}]")
 
     def _with_status(self, machine: Machine) -> str:
         return f'{self._full.of(machine)[:-1]},"host_status":"{self._host_status(machine)}"}}'
@@ -55,6 +60,14 @@ class _Texts:
             text = json.dumps(wire, separators=(",", ":"), ensure_ascii=False)
             kept = self._kept[machine.id] = (machine, text)
         return kept[1]
+
+
+def _with_lease(text: str, machine: Machine) -> str:
+    lease = machine.lease
+    if lease is None or lease.expires_ms <= wall_ms():
+        return text
+    shown = {"owner": lease.owner, "expires_at": lease.expires_ms // 1000, "description": lease.description}
+    return f'{text[:-1]},"lease":{json.dumps(shown, ensure_ascii=False)}}}'
 
 
 def _json(text: str) -> Response:

@@ -7,6 +7,7 @@ in `why` and `next`. `status` is a string or absent: a number there breaks fly-g
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
@@ -47,9 +48,11 @@ _WITH_PREFIX = frozenset(
 _RETRY_AFTER_S = {"unavailable": "2", "resource_exhausted": "1"}
 
 
-def response(problem: Problem) -> Response:
+def response(problem: Problem, *, more: Mapping[str, str] | None = None) -> Response:
+    """`more` goes into the body beside what is always there."""
     error = f"{problem.code}: {problem.what}" if problem.code in _WITH_PREFIX else problem.what
     body = {"error": error, "status": problem.status, "why": problem.why, "next": problem.next}
+    body |= more or {}
     answer = reply({name: value for name, value in body.items() if value}, STATUS.get(problem.code, 500))
     if problem.code in _RETRY_AFTER_S:
         answer.headers["retry-after"] = _RETRY_AFTER_S[problem.code]

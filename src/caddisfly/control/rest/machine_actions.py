@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from caddisfly.bus import contract
 from caddisfly.control import waiting
 from caddisfly.control.rest import shapes, wire
-from caddisfly.control.rest.reach import AnyMachine, Parts, ThisMachine
+from caddisfly.control.rest.reach import AnyMachine, LeaseNonce, Parts, ThisMachine
 from caddisfly.control.waiting import Wait
 from caddisfly.model import states
 from caddisfly.model.config import STOP_SIGNALS, stop_timeout
@@ -27,8 +27,9 @@ _EXEC_DEFAULT_S, _EXEC_MAX_S = 30, 60
 
 
 @router.post("/start", name="Machines_start", responses=shapes.gives(shapes.StartedReply), response_model=None)
-async def start_machine(machine: ThisMachine, control: Parts) -> Response:
-    answer = await control.machines.change(machine, contract.START_MACHINE, contract.MachineCall(machine_id=machine.id))
+async def start_machine(machine: ThisMachine, control: Parts, nonce: LeaseNonce = "") -> Response:
+    call = contract.MachineCall(machine_id=machine.id, nonce=nonce)
+    answer = await control.machines.change(machine, contract.START_MACHINE, call)
     return wire.reply({"previous_state": answer.previous_state, "migrated": False, "new_host": ""})
 
 
@@ -39,10 +40,12 @@ async def start_machine(machine: ThisMachine, control: Parts) -> Response:
     response_model=None,
     openapi_extra=shapes.takes(shapes.StopBody),
 )
-async def stop_machine(request: Request, machine: ThisMachine, control: Parts) -> Response:
+async def stop_machine(request: Request, machine: ThisMachine, control: Parts, nonce: LeaseNonce = "") -> Response:
     body = await wire.read(request, shapes.StopBody)
     timeout_s = stop_timeout(body.timeout, "timeout").seconds if body.timeout else 0.0
-    call = contract.StopMachine(machine_id=machine.id, signal=_stop_signal(body.signal), timeout_s=timeout_s)
+    call = contract.StopMachine(
+        machine_id=machine.id, nonce=nonce, signal=_stop_signal(body.signal), timeout_s=timeout_s
+    )
     await control.machines.change(machine, contract.STOP_MACHINE, call)
     return wire.reply({"ok": True})
 
@@ -54,15 +57,24 @@ async def restart_machine(
     force_stop: Annotated[str, Query(description="true kills instead of asking.")] = "",
     timeout: Annotated[str, Query(description='As in "30s"; a bare number is seconds.')] = "",
     signal: str = "",
+    nonce: LeaseNonce = "",
 ) -> Response:
     text = f"{timeout}s" if timeout.isascii() and timeout.isdecimal() else timeout
     call = contract.StopMachine(
         machine_id=machine.id,
+        nonce=nonce,
         signal=_stop_signal(signal),
         timeout_s=stop_timeout(text, "timeout").seconds if text else 0.0,
         force=wire.flag(force_stop, "force_stop"),
     )
     await control.machines.change(machine, contract.RESTART_MACHINE, call)
+    return wire.reply({"ok": True})
+
+
+@router.post("/suspend", name="Machines_suspend", responses=shapes.gives(shapes.OkReply), response_model=None)
+async def suspend_machine(machine: ThisMachine, control: Parts, nonce: LeaseNonce = "") -> Response:
+    call = contract.MachineCall(machine_id=machine.id, nonce=nonce)
+    await control.machines.change(machine, contract.SUSPEND_MACHINE, call)
     return wire.reply({"ok": True})
 
 

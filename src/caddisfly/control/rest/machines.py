@@ -12,10 +12,11 @@ from caddisfly.control.machines import Key
 from caddisfly.control.records.creations import fingerprint
 from caddisfly.control.rest import shapes, wire
 from caddisfly.control.rest.encoding import Encoder
-from caddisfly.control.rest.reach import AnyMachine, Parts, ThisApp, ThisMachine
+from caddisfly.control.rest.reach import AnyMachine, Caller, LeaseNonce, Parts, ThisApp, ThisMachine
 from caddisfly.model import states
 from caddisfly.model.config import Config
 from caddisfly.model.errors import InvalidArgument
+from caddisfly.model.lease import clamped
 from caddisfly.model.machine import Machine, MachineRequest
 
 router = APIRouter(prefix="/v1/apps/{app}/machines", tags=["machines"], responses=shapes.ERRORS)
@@ -23,11 +24,12 @@ router = APIRouter(prefix="/v1/apps/{app}/machines", tags=["machines"], response
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _METADATA = "metadata."
 _EVENTS_DEFAULT, _EVENTS_MAX = 20, 50
+_IncludeLeases = Annotated[str, Query(description="true adds `lease`, without its nonce.")]
 
 
-def show(machine: Machine, request: Request) -> Response:
+def show(machine: Machine, request: Request, *, with_nonce: bool = False, with_lease: bool = False) -> Response:
     encoder: Encoder = request.app.state.encoder
-    return encoder.machine(machine)
+    return encoder.machine(machine, with_nonce=with_nonce, with_lease=with_lease)
 
 
 @router.get("", name="Machines_list", responses=shapes.gives(list[shapes.MachineObject]), response_model=None)
@@ -39,6 +41,7 @@ async def list_machines(
     region: str = "",
     state: Annotated[str, Query(description="States, separated by commas.")] = "",
     summary: Annotated[str, Query(description="true leaves config, events and checks out.")] = "",
+    include_leases: _IncludeLeases = "",
 ) -> Response:
     """`metadata.<key>=<value>`, any number of times, selects by metadata. Unknown parameters are ignored."""
     deleted, short = wire.flag(include_deleted, "include_deleted"), wire.flag(summary, "summary")
@@ -58,7 +61,8 @@ async def list_machines(
     ]
     found.sort(key=lambda machine: (machine.created_ms, machine.id))
     encoder: Encoder = request.app.state.encoder
-    return encoder.summaries(found) if short else encoder.list(found)
+    leases = wire.flag(include_leases, "include_leases")
+    return encoder.summaries(found, with_lease=leases) if short else encoder.list(found, with_lease=leases)
 
 
 @router.post(
@@ -70,6 +74,7 @@ async def list_machines(
 )
 async def create_machine(
     request: Request,
+    caller: Caller,
     app: ThisApp,
     control: Parts,
     idempotency_key: Annotated[str, Header(max_length=200, description="The same key makes the same machine.")] = "",
@@ -78,14 +83,14 @@ async def create_machine(
     key = None
     if idempotency_key:
         key = Key(idempotency_key, fingerprint(await wire.read_object(request)))
-    machine = await control.machines.create(app, wanted, key=key)
-    return show(machine, request)
+    machine = await control.machines.create(app, wanted, owner=caller.name, key=key)
+    return show(machine, request, with_nonce=bool(wanted.lease_ttl_s))
 
 
 @router.get("/{machine}", name="Machines_show", responses=shapes.gives(shapes.MachineObject), response_model=None)
-async def show_machine(request: Request, machine: AnyMachine) -> Response:
+async def show_machine(request: Request, machine: AnyMachine, include_leases: _IncludeLeases = "") -> Response:
     """One that is destroyed is still shown for a while: the exit code of a release command is read this way."""
-    return show(machine, request)
+    return show(machine, request, with_lease=wire.flag(include_leases, "include_leases"))
 
 
 @router.post(
@@ -95,18 +100,23 @@ async def show_machine(request: Request, machine: AnyMachine) -> Response:
     response_model=None,
     openapi_extra=shapes.takes(shapes.LaunchMachine),
 )
-async def update_machine(request: Request, machine: ThisMachine, control: Parts) -> Response:
+async def update_machine(
+    request: Request, caller: Caller, machine: ThisMachine, control: Parts, nonce: LeaseNonce = ""
+) -> Response:
     """`config` replaces the old one whole. Name and region do not change: what is sent for them is ignored."""
     wanted = await _launch(request)
     call = contract.UpdateMachine(
         machine_id=machine.id,
+        nonce=nonce,
+        lease_ttl_s=wanted.lease_ttl_s,
+        owner=caller.name,
         config=dict(wanted.config.wire),
         current_version=wanted.current_version,
         skip_launch=wanted.skip_launch,
         skip_service_registration=wanted.skip_service_registration,
     )
     answer = await control.machines.change(machine, contract.UPDATE_MACHINE, call)
-    return show(Machine.from_record(answer.record), request)
+    return show(Machine.from_record(answer.record), request, with_nonce=bool(wanted.lease_ttl_s))
 
 
 @router.delete("/{machine}", name="Machines_delete", responses=shapes.gives(shapes.OkReply), response_model=None)
@@ -115,9 +125,10 @@ async def delete_machine(
     control: Parts,
     force: Annotated[str, Query(description="true also destroys one that runs.")] = "",
     kill: Annotated[str, Query(description="The same as force.")] = "",
+    nonce: LeaseNonce = "",
 ) -> Response:
     forced = wire.flag(force, "force") | wire.flag(kill, "kill")
-    call = contract.DestroyMachine(machine_id=machine.id, force=forced)
+    call = contract.DestroyMachine(machine_id=machine.id, nonce=nonce, force=forced)
     await control.machines.change(machine, contract.DESTROY_MACHINE, call)
     return wire.reply({"ok": True})
 
@@ -149,4 +160,5 @@ async def _launch(request: Request) -> MachineRequest:
         skip_launch=body.skip_launch,
         skip_service_registration=body.skip_service_registration,
         current_version=body.current_version,
+        lease_ttl_s=clamped(body.lease_ttl) if body.lease_ttl else 0,
     )

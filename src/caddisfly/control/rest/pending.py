@@ -15,14 +15,6 @@ from caddisfly.control.rest.reach import app_within, authenticated, living_machi
 from caddisfly.model.errors import Unimplemented
 
 _MACHINE = """
-POST suspend
-POST cordon
-POST uncordon
-GET ps
-GET versions
-GET,PUT,PATCH metadata
-GET,POST,DELETE metadata/{key}
-GET,POST,DELETE lease
 GET,PUT memory
 POST memory/reclaim
 """
@@ -58,7 +50,6 @@ POST tokens/oidc
 POST tokens/kms
 POST tokens/authenticate
 POST tokens/authorize
-GET orgs/{org}/machines
 GET orgs/{org}/volumes
 POST platform/placements
 GET,POST postgres

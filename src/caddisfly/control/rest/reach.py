@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Header, Path, Request
 
 from caddisfly.control.auth.access import Access
 from caddisfly.control.control import Control
@@ -56,3 +56,8 @@ async def living_machine(machine: AnyMachine) -> Machine:
 
 
 ThisMachine = Annotated[Machine, Depends(living_machine)]
+
+LeaseNonce = Annotated[
+    str, Header(alias="fly-machine-lease-nonce", max_length=200, description="Nonce of the lease that one holds")
+]
+MetadataKey = Annotated[str, Path(description="Key of a metadata entry")]

@@ -31,6 +31,9 @@ class LaunchMachine(Taken):
     skip_launch: bool = False
     skip_service_registration: bool = False
     current_version: str = Field(default="", description="Update only: refuse if the machine is at another version.")
+    lease_ttl: int = Field(
+        default=0, ge=0, description="Seconds. Lease it in the same step; the nonce is in the reply."
+    )
 
 
 class StopBody(Taken):
@@ -48,6 +51,20 @@ class ExecBody(Taken):
     stdin: str = ""
     timeout: int = Field(default=0, ge=0, description="Seconds. 0: thirty.")
     container: str = ""
+
+
+class LeaseBody(Taken):
+    ttl: int = Field(default=0, ge=0, description="Seconds, 1 to 3600. 0: thirty.")
+    description: str = ""
+
+
+class MetadataBody(Taken):
+    metadata: dict[str, str | None] = Field(default={}, description='Null or "" removes a key.')
+    machine_version: str = Field(default="", description="Refuse if the machine is at another version.")
+
+
+class MetadataValue(Taken):
+    value: str = ""
 
 
 class Given(BaseModel):
@@ -134,6 +151,35 @@ class ExecReply(Given):
     exit_signal: int | None
     stdout: str
     stderr: str
+
+
+class LeaseEnvelope(Given):
+    status: str
+    data: dict[str, Any]
+
+
+class VersionReply(Given):
+    version: str
+    user_config: dict[str, Any]
+
+
+class ProcessReply(Given):
+    pid: int
+    stime: int
+    rtime: int
+    command: str
+    directory: str
+    cpu: int
+    rss: int
+    listen_sockets: list[dict[str, str]]
+
+
+class OrganizationMachines(Given):
+    machines: list[dict[str, Any]]
+    next_cursor: str
+    last_machine_id: str
+    last_updated_at: str
+    error_regions: list[str]
 
 
 class TokenReply(Given):

@@ -138,6 +138,10 @@ class Driver(Protocol):
 
     async def stats(self, id: str) -> Stats: ...
 
+    async def processes(self, id: str) -> frozenset[int]:
+        """Its processes, by the host's numbers. Raises `Unimplemented` where they have none, as under gVisor."""
+        ...
+
     async def recover(self, id: str) -> Running | Ended | None:
         """What became of it: still running, ended with this exit, or never heard of."""
         ...

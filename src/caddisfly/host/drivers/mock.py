@@ -97,6 +97,9 @@ class MockDriver:
     async def stats(self, id: str) -> Stats:
         return Stats(cpu_ns=0, memory_bytes=0, pids=1, oom_kills=0)
 
+    async def processes(self, id: str) -> frozenset[int]:
+        return frozenset()
+
     async def recover(self, id: str) -> Running | Ended | None:
         fake = self._fakes.get(id)
         if fake is None:

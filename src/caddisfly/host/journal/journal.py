@@ -24,11 +24,11 @@ from typing import Any
 
 from caddisfly.host.journal.operation import Operation
 from caddisfly.model.errors import AlreadyExists, Final, Unavailable
-from caddisfly.model.machine import Machine
+from caddisfly.model.machine import Machine, Version
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE machines (
     id TEXT PRIMARY KEY, app_id TEXT NOT NULL, name TEXT NOT NULL, alive INTEGER NOT NULL, operation TEXT NOT NULL,
@@ -40,6 +40,12 @@ CREATE UNIQUE INDEX one_operation_per_machine ON operations (machine_id);
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 CREATE TABLE quarantine (id TEXT PRIMARY KEY, kind TEXT NOT NULL, record TEXT NOT NULL, reason TEXT NOT NULL);
 """
+_SCHEMA_2 = """
+CREATE TABLE versions (
+    machine_id TEXT NOT NULL, version TEXT NOT NULL, config TEXT NOT NULL, PRIMARY KEY (machine_id, version)
+) WITHOUT ROWID;
+"""
+_VERSIONS_KEPT = 50
 
 
 class Stale(Final):
@@ -119,7 +125,23 @@ class Journal:
 
     async def forget(self, machine_id: str) -> None:
         """Drop a Machine that has been destroyed for long enough."""
-        await self._do(lambda connection: connection.execute("DELETE FROM machines WHERE id = ?", (machine_id,)))
+
+        def drop(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM machines WHERE id = ?", (machine_id,))
+            connection.execute("DELETE FROM versions WHERE machine_id = ?", (machine_id,))
+
+        await self._do(drop)
+
+    async def versions(self, machine_id: str) -> list[Version]:
+        """The versions of a Machine, newest first, the last 50."""
+
+        def read(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+            return connection.execute(
+                "SELECT version, config FROM versions WHERE machine_id = ? ORDER BY version DESC", (machine_id,)
+            ).fetchall()
+
+        found: list[tuple[str, str]] = await self._do(read)
+        return [Version(version=version, config=json.loads(config)) for version, config in found]
 
     async def _do(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
         loop = asyncio.get_running_loop()
@@ -219,6 +241,21 @@ def _write(connection: sqlite3.Connection, change: Write) -> None:
             "INSERT INTO operations VALUES (?, ?, ?)",
             (change.begin.id, change.begin.machine_id, json.dumps(change.begin.to_record())),
         )
+        _remember_version(connection, machine)
+
+
+def _remember_version(connection: sqlite3.Connection, machine: Machine) -> None:
+    """A version begins with an operation, so this is where each one passes. Ids of versions sort by age."""
+    added = connection.execute(
+        "INSERT OR IGNORE INTO versions VALUES (?, ?, ?)",
+        (machine.id, machine.instance_id, json.dumps(dict(machine.config.wire))),
+    ).rowcount
+    if added:
+        connection.execute(
+            "DELETE FROM versions WHERE machine_id = ?1 AND version NOT IN "
+            "(SELECT version FROM versions WHERE machine_id = ?1 ORDER BY version DESC LIMIT ?2)",
+            (machine.id, _VERSIONS_KEPT),
+        )
 
 
 def _name_taken(connection: sqlite3.Connection, machine: Machine) -> AlreadyExists:
@@ -239,7 +276,9 @@ def _connect(path: Path) -> sqlite3.Connection:
     if version > SCHEMA_VERSION:
         raise sqlite3.DatabaseError(f"written by a newer version (schema {version}, this one knows {SCHEMA_VERSION})")
     if version == 0:
-        connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        connection.executescript(f"BEGIN; {_SCHEMA} {_SCHEMA_2} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    elif version == 1:
+        connection.executescript(f"BEGIN; {_SCHEMA_2} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
     return connection
 
 

@@ -117,6 +117,9 @@ class Engine:
         async with self._lock(machine_id):
             before = self.get(machine_id)
             after = await self._commit(alter(before), fence=before.operation)
+            work = self._works.get(machine_id)
+            if work is not None:
+                work.machine = after
             return after, await self._publish(after)
 
     async def settled(self, machine_id: str) -> Machine:

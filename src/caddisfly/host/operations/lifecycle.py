@@ -214,7 +214,7 @@ def finished(machine: Machine, operation: Operation) -> Decision:
             started = started.with_event("update", "replaced", source="flyd")
         return Decision(started.with_event("start", "started", source="flyd"))
     if operation.kind == plans.DESTROY:
-        gone = replace(idle, state=states.DESTROYED, run_id="")
+        gone = replace(idle, state=states.DESTROYED, run_id="", lease=None)
         return Decision(gone.with_event("destroy", "destroyed", source="flyd"))
     if operation.kind == plans.RENEW:
         state = str(operation.args["previous"]["state"])

@@ -37,7 +37,7 @@ from caddisfly.host.drivers.oci.cgroups import ControlGroups, layout
 from caddisfly.host.drivers.oci.conmon import Shim
 from caddisfly.host.drivers.oci.init import INIT, INIT_BINARY, holds_signals
 from caddisfly.host.drivers.oci.runtime import Name, Runtime
-from caddisfly.model.errors import FailedPrecondition, Internal, Problem, Unavailable
+from caddisfly.model.errors import FailedPrecondition, Internal, Problem, Unavailable, Unimplemented
 from caddisfly.model.machine import Exit, wall_ms
 
 log = logging.getLogger(__name__)
@@ -188,6 +188,13 @@ class OciDriver:
 
     async def stats(self, id: str) -> Stats:
         return self._groups.stats(id)
+
+    async def processes(self, id: str) -> frozenset[int]:
+        if self._runtime.name == "runsc":
+            raise Unimplemented(
+                "the processes of this machine cannot be listed", why="gVisor keeps them from the host", next="exec ps"
+            )
+        return self._groups.processes(id)
 
     async def recover(self, id: str) -> Running | Ended | None:
         shim = self._shim(id)

@@ -1,0 +1,97 @@
+"""Calls that change only what is written about a Machine, or only read it: leases, metadata, cordon, versions, ps.
+
+None of them starts work, so none waits for an operation that is under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from caddisfly.bus import contract
+from caddisfly.bus.rpc import Dispatcher
+from caddisfly.host import processes
+from caddisfly.host.drivers.driver import Driver
+from caddisfly.host.journal.journal import Journal
+from caddisfly.host.leases import Leases
+from caddisfly.host.operations.engine import Engine
+from caddisfly.model import states
+from caddisfly.model.errors import FailedPrecondition, NotFound
+from caddisfly.model.machine import Machine
+
+
+class Records:
+    """The handlers."""
+
+    def __init__(self, *, journal: Journal, engine: Engine, driver: Driver, leases: Leases) -> None:
+        self._journal, self._engine, self._driver, self._leases = journal, engine, driver, leases
+
+    def register(self, dispatcher: Dispatcher) -> None:
+        dispatcher.handle(contract.TAKE_LEASE, self.take_lease)
+        dispatcher.handle(contract.RELEASE_LEASE, self.release_lease)
+        dispatcher.handle(contract.SHOW_LEASE, self.show_lease)
+        dispatcher.handle(contract.SET_METADATA, self.set_metadata)
+        dispatcher.handle(contract.CORDON_MACHINE, self.cordon)
+        dispatcher.handle(contract.LIST_VERSIONS, self.versions)
+        dispatcher.handle(contract.LIST_PROCESSES, self.processes)
+
+    async def take_lease(self, request: contract.TakeLease) -> contract.MachineReply:
+        def take(machine: Machine) -> Machine:
+            return self._leases.take(
+                _living(machine),
+                nonce=request.nonce,
+                owner=request.owner,
+                ttl_s=request.ttl_s,
+                description=request.description,
+            )
+
+        after, revision = await self._engine.change(request.machine_id, take)
+        return contract.MachineReply(record=after.to_record(), revision=revision)
+
+    async def release_lease(self, request: contract.MachineCall) -> contract.MachineReply:
+        after, revision = await self._engine.change(
+            request.machine_id, lambda machine: self._leases.release(_living(machine), nonce=request.nonce)
+        )
+        return contract.MachineReply(record=after.to_record(), revision=revision)
+
+    async def show_lease(self, request: contract.MachineCall) -> contract.LeaseReply:
+        lease = self._leases.of(self._engine.get(request.machine_id))
+        return contract.LeaseReply(lease=lease.to_record() if lease else None)
+
+    async def set_metadata(self, request: contract.SetMetadata) -> contract.MachineReply:
+        def merge(machine: Machine) -> Machine:
+            if request.machine_version and request.machine_version != machine.instance_id:
+                raise FailedPrecondition(
+                    "machine version is stale", why=f"it is {machine.instance_id}", next="read the machine again"
+                )
+            return replace(_living(machine), config=machine.config.with_metadata(request.metadata))
+
+        after, revision = await self._engine.change(request.machine_id, merge)
+        return contract.MachineReply(record=after.to_record(), revision=revision)
+
+    async def cordon(self, request: contract.CordonMachine) -> contract.MachineReply:
+        def mark(machine: Machine) -> Machine:
+            self._leases.check(machine, request.nonce)
+            return replace(_living(machine), cordoned=request.cordoned)
+
+        after, revision = await self._engine.change(request.machine_id, mark)
+        return contract.MachineReply(record=after.to_record(), revision=revision)
+
+    async def versions(self, request: contract.MachineCall) -> contract.VersionList:
+        self._engine.get(request.machine_id)
+        found = await self._journal.versions(request.machine_id)
+        return contract.VersionList(versions=tuple(version.to_wire() for version in found))
+
+    async def processes(self, request: contract.MachineCall) -> contract.ProcessList:
+        machine = self._engine.get(request.machine_id)
+        if machine.state != states.STARTED:
+            raise FailedPrecondition("machine not running", why=f"it is {machine.state}", next="start it first")
+        pids = await self._driver.processes(machine.run_id)
+        found = await asyncio.to_thread(processes.look, pids)
+        return contract.ProcessList(processes=tuple(process.to_wire() for process in found))
+
+
+def _living(machine: Machine) -> Machine:
+    if machine.state == states.DESTROYED:
+        raise NotFound("machine not found")
+    return machine
