@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from caddisfly.host.drivers.driver import Command, Ended, Running
+from caddisfly.host.drivers.driver import Command, Driver, Ended, Pausable, Running
 from caddisfly.model.errors import DeadlineExceeded, InvalidArgument, Problem
 from caddisfly.model.machine import Exit
 from tests.conftest import eventually
@@ -185,3 +185,29 @@ async def test_counters_count(programs: Bench) -> None:
         return stats.cpu_ns > 5_000_000 and stats.memory_bytes > 0 and stats.pids > 0
 
     await eventually(counted)
+
+
+async def test_what_is_paused_stands_still_and_can_be_killed(programs: Bench) -> None:
+    if "pause" not in programs.abilities:
+        pytest.skip("this driver declares that it cannot pause")
+    driver = programs.driver
+    assert isinstance(driver, Pausable)
+    sandbox = programs.sandbox("i=0; while :; do i=$((i+1)); echo $i > /tmp/count; done", uid=0, gid=0)
+    count = sandbox.root / "tmp" / "count"
+    await driver.start(sandbox)
+    await eventually(lambda: count.exists() and count.read_text().strip() not in ("", "0"))
+    await driver.pause(sandbox.id)
+    used = (await driver.stats(sandbox.id)).cpu_ns
+    assert (await driver.stats(sandbox.id)).cpu_ns == used
+    await driver.pause(sandbox.id)
+    assert isinstance(await driver.recover(sandbox.id), Running)
+    await driver.unpause(sandbox.id)
+    await eventually(lambda: _used(driver, sandbox.id, more_than=used))
+    await driver.pause(sandbox.id)
+    await driver.kill(sandbox.id)
+    assert (await soon(driver.wait(sandbox.id))).exit_code == 137
+    count.unlink()
+
+
+async def _used(driver: Driver, id: str, *, more_than: int) -> bool:
+    return (await driver.stats(id)).cpu_ns > more_than

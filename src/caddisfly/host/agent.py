@@ -38,6 +38,7 @@ from caddisfly.host.operations import lifecycle
 from caddisfly.host.operations.engine import Engine
 from caddisfly.host.operations.work import Parts, attachment_of
 from caddisfly.host.records import Records
+from caddisfly.host.schedule import Schedule
 from caddisfly.host.settings import HostSettings
 from caddisfly.model import states
 from caddisfly.model.errors import FailedPrecondition, InvalidArgument, Problem, Unavailable
@@ -113,6 +114,7 @@ class Agent:
         self._tasks = [
             asyncio.create_task(self._beat(), name="beat"),
             asyncio.create_task(self._forget_destroyed(), name="forget"),
+            asyncio.create_task(Schedule(engine).run(), name="schedule"),
         ]
         log.info("agent.ready", extra={"host": settings.host_id, "machines": len(engine.machines)})
 

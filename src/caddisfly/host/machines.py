@@ -27,6 +27,8 @@ from caddisfly.model.machine import ImageRef, Machine, wall_ms
 
 log = logging.getLogger(__name__)
 
+_UP = (states.STARTED, states.RESTARTING)
+
 
 class Machines:
     """The face of this host's Machines."""
@@ -117,10 +119,14 @@ class Machines:
         return contract.MachineReply(record=made.to_record(), revision=revision)
 
     async def update(self, request: contract.UpdateMachine) -> contract.MachineReply:
-        self._engine.get(request.machine_id)
+        machine = self._engine.get(request.machine_id)
+        self._leases.check(machine, request.nonce)
         config = Config.parse(request.config)
         _refuse_what_is_not_there(config)
         image = await self._resolve(config)
+        if machine.state in _UP and not request.skip_launch:
+            # Said while the version before still runs: afterwards there would be nothing to go back to.
+            self._capacity.check(replace(machine, config=config), self._engine.machines.values())
 
         def decide(machine: Machine) -> Decision:
             decision = lifecycle.update(

@@ -118,6 +118,11 @@ class Config:
         return StopConfig(wire.get("signal") or "SIGINT", timeout or STOP_TIMEOUT_DEFAULT)
 
     @property
+    def schedule(self) -> str:
+        """hourly, daily, weekly, monthly, or empty."""
+        return str(self.wire.get("schedule") or "")
+
+    @property
     def auto_destroy(self) -> bool:
         return bool(self.wire.get("auto_destroy"))
 

@@ -111,6 +111,8 @@ class Machine:
     """Restarts by the policy since the last good run."""
     parked: bool = False
     """Stopped because the platform went down; starts again when it comes up."""
+    slot: int = 0
+    """Scheduled Machines: the last slot that was served (`host/schedule.py`)."""
     lease: Lease | None = None
     """May have run out: ask its host's `Leases`."""
 

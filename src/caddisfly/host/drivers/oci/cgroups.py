@@ -86,6 +86,22 @@ class ControlGroups:
             else:
                 return
 
+    def freeze(self, id: str, *, frozen: bool) -> bool:
+        """Stop or let go every process of a sandbox. Says whether all have noticed; ask again until they have."""
+        if self.layout == "v2":
+            group = self.root / PARENT / id
+            (group / "cgroup.freeze").write_text("1" if frozen else "0")
+            return (_field(group / "cgroup.events", "frozen") == 1) == frozen
+        state = self.root / "freezer" / PARENT / id / "freezer.state"
+        state.write_text("FROZEN" if frozen else "THAWED")
+        return state.read_text().strip() == ("FROZEN" if frozen else "THAWED")
+
+    def thaw(self, id: str) -> None:
+        """Let every process go on; nothing if there are none."""
+        state = self.root / "freezer" / PARENT / id / "freezer.state"
+        if self.layout != "v2" and _read(state).strip() not in ("", "THAWED"):
+            state.write_text("THAWED")
+
     def remove(self, id: str) -> None:
         """Remove every group of a sandbox whose processes are gone. Raises `Unavailable` while some are not."""
         for directory in self.directories(id):
