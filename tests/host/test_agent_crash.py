@@ -12,6 +12,7 @@ import pytest
 
 from caddisfly.bus import contract
 from caddisfly.host.agent import Agent
+from caddisfly.host.computer import ThisComputer
 from caddisfly.host.operations import plans
 from caddisfly.model.errors import FailedPrecondition
 from caddisfly.model.machine import Machine
@@ -181,4 +182,4 @@ async def test_a_record_that_cannot_be_read_is_set_aside_and_the_rest_adopted(
 
 async def test_a_second_agent_on_one_host_is_refused(doomed: RunningAgent, busybox: Path) -> None:
     with pytest.raises(FailedPrecondition, match="another agent runs on this host"):
-        await Agent(doomed.settings).start()
+        await Agent(doomed.settings, ThisComputer(doomed.settings)).start()

@@ -7,14 +7,12 @@ again, goes on with what was under way, and takes down whatever belongs to nobod
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
-import os
 import signal
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from nats.aio.msg import Msg
 
@@ -23,17 +21,15 @@ from caddisfly.bus import contract
 from caddisfly.bus.catalog import HOST, MACHINE, HostEntry, Publication
 from caddisfly.bus.connection import Bus
 from caddisfly.bus.rpc import Dispatcher
-from caddisfly.host.capacity import Capacity, free_disk_mb
-from caddisfly.host.drivers.driver import Driver
-from caddisfly.host.drivers.oci.driver import OciDriver
+from caddisfly.host.capacity import free_disk_mb
+from caddisfly.host.computer import Computer, ThisComputer
+from caddisfly.host.drivers.driver import Driver, KeepsLog
 from caddisfly.host.guest import host_name
 from caddisfly.host.images.settings import ImageSettings
-from caddisfly.host.images.store import ImageStore
-from caddisfly.host.journal.journal import Contents, Journal
+from caddisfly.host.journal.journal import Contents
 from caddisfly.host.leases import Leases
 from caddisfly.host.logs import LogFollower
 from caddisfly.host.machines import Machines
-from caddisfly.host.network.network import Network
 from caddisfly.host.operations import lifecycle
 from caddisfly.host.operations.engine import Engine
 from caddisfly.host.operations.work import Parts, attachment_of
@@ -41,34 +37,32 @@ from caddisfly.host.records import Records
 from caddisfly.host.schedule import Schedule
 from caddisfly.host.settings import HostSettings
 from caddisfly.model import states
-from caddisfly.model.errors import FailedPrecondition, InvalidArgument, Problem, Unavailable
+from caddisfly.model.errors import InvalidArgument, Problem, Unavailable
 from caddisfly.model.machine import Machine, wall_ms
 
 log = logging.getLogger(__name__)
 
-_LOCK = Path("/run/caddisfly-agent.lock")
-_BEAT_S = 2.0
 _FORGET_EVERY_S = 60.0
 
 
 class Agent:
     """One host. `start` returns when everything that ran before has been found again."""
 
-    def __init__(self, settings: HostSettings, images: ImageSettings | None = None) -> None:
+    def __init__(self, settings: HostSettings, computer: Computer, *, bus: Bus | None = None) -> None:
         self._settings = settings
-        self._bus = Bus(
+        self._computer = computer
+        self._bus = bus or Bus(
             url=settings.bus_url, token=settings.bus_token.get_secret_value(), name=f"host-{settings.host_id}"
         )
-        self._journal = Journal(settings.data_dir / "journal.db")
-        self._capacity = Capacity(settings)
-        self._network = Network(pool=settings.ipv4_pool)
-        self._images = ImageStore(settings.data_dir / "images", settings=images)
+        self._journal = computer.journal
+        self._capacity = computer.capacity
+        self._network = computer.links
+        self._images = computer.images
         self._dispatcher = Dispatcher()
         self._publication = Publication(self._bus, owner=settings.host_id, owns=self._owns)
         self._tasks: list[asyncio.Task[None]] = []
         self._subscribed = False
         self._server: asyncio.Server | None = None
-        self._lock: IO[str] | None = None
         self._driver: Driver | None = None
         self._engine: Engine | None = None
         self._machines: Machines | None = None
@@ -76,17 +70,16 @@ class Agent:
 
     async def start(self) -> None:
         settings = self._settings
-        self._lock = _claim_host()
-        settings.run_dir.mkdir(parents=True, exist_ok=True)
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        await self._network.open()
-        await self._images.open()
-        # After these two, because a driver may look at mounts from a namespace of its own.
-        driver = await OciDriver.choose(
-            run_dir=settings.run_dir, wanted=settings.runtime, timeout_s=settings.runtime_timeout_s
+        self._driver = driver = await self._computer.open()
+        parts = Parts(
+            settings,
+            driver,
+            self._images,
+            self._network,
+            self._check_room,
+            accept=self._computer.accept,
+            compile=self._computer.compile,
         )
-        self._driver = driver
-        parts = Parts(settings, driver, self._images, self._network, self._check_room)
         self._engine = engine = Engine(self._journal, parts, publish=self._publish)
         leases = Leases()
         self._machines = machines = Machines(
@@ -131,10 +124,8 @@ class Agent:
         if self._engine is not None:
             await self._engine.close()
         await self._journal.close()
-        await self._images.close()
         await self._bus.close()
-        if self._lock is not None:
-            self._lock.close()
+        await self._computer.close()
 
     async def _adopt(self, contents: Contents) -> None:
         assert self._engine is not None
@@ -264,16 +255,16 @@ class Agent:
         return self._engine.machines.get(machine_id) if self._engine else None
 
     async def _reopen_log(self, machine: Machine) -> None:
-        if isinstance(self._driver, OciDriver) and machine.run_id:
+        if isinstance(self._driver, KeepsLog) and machine.run_id:
             await self._driver.reopen_log(machine.run_id)
 
     def _entry(self) -> HostEntry:
-        runtime = self._driver.runtime if isinstance(self._driver, OciDriver) else ""
+        assert self._driver is not None
         return HostEntry(
             id=self._settings.host_id,
             name=self._settings.host_name or host_name(),
             region=self._settings.region,
-            drivers=(f"oci/{runtime}",),
+            drivers=(self._driver.name,),
             cpus=self._capacity.cpus,
             memory_mb=self._capacity.memory_mb,
             version=caddisfly.__version__,
@@ -291,7 +282,7 @@ class Agent:
                 await self._bus.publish(contract.beat_subject(self._settings.host_id), b"")
             except Unavailable:
                 log.debug("agent.beat_skipped")
-            await asyncio.sleep(_BEAT_S)
+            await asyncio.sleep(self._settings.beat_s)
 
     async def _forget_destroyed(self) -> None:
         while True:
@@ -312,35 +303,13 @@ class Agent:
                 log.warning("agent.not_forgotten", extra={"machine": machine.id, "reason": str(problem)})
 
 
-def _claim_host() -> IO[str]:
-    """Become this computer's one agent. Raises `FailedPrecondition` naming the other.
-
-    Namespaces, control groups and the firewall's table belong to the computer, not to a data directory: a second agent
-    would take what the first one runs for litter.
-    """
-    file = _LOCK.open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        other = file.read().strip()
-        file.close()
-        raise FailedPrecondition(
-            "another agent runs on this host", why=f"process {other} holds {_LOCK}", next="caddis status; caddis down"
-        ) from None
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
-
-
 def main(settings: HostSettings, images: ImageSettings | None = None) -> None:
     """Run until SIGTERM or SIGINT. Not on uvloop, whose forks of a process of this size take 6 ms and asyncio's 0.7."""
     asyncio.run(_run(settings, images))
 
 
 async def _run(settings: HostSettings, images: ImageSettings | None) -> None:
-    agent = Agent(settings, images)
+    agent = Agent(settings, ThisComputer(settings, images))
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

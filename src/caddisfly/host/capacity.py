@@ -46,10 +46,11 @@ class Room:
 class Capacity:
     """Counts promises against what the host has."""
 
-    def __init__(self, settings: HostSettings) -> None:
+    def __init__(self, settings: HostSettings, *, cpus: int = 0, memory_mb: int = 0) -> None:
+        """Without numbers, it is this computer that is counted."""
         self._settings = settings
-        self.cpus = os.cpu_count() or 1
-        self.memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _MIB
+        self.cpus = cpus or os.cpu_count() or 1
+        self.memory_mb = memory_mb or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _MIB
 
     def room(self, machines: Iterable[Machine], *, apart_from: str = "") -> Room:
         """What is free, leaving one Machine out of the count."""

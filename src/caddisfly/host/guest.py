@@ -34,7 +34,7 @@ def compile_sandbox(
             f"image {machine.config.image} names no command", next="give one in config.init.cmd or config.init.exec"
         )
     uid, gid, gids, home = _user(root, image.user)
-    env = _environment(machine, image, home)
+    env = environment(machine, image, home)
     cwd = image.working_dir or "/"
     if not cwd.startswith("/"):
         cwd = f"/{cwd}"
@@ -66,7 +66,8 @@ def compile_sandbox(
     )
 
 
-def _environment(machine: Machine, image: ImageConfig, home: str) -> dict[str, str]:
+def environment(machine: Machine, image: ImageConfig, home: str) -> dict[str, str]:
+    """What its main process finds in its environment."""
     env = {"PATH": _PATH, "HOME": home, "TERM": "xterm"}
     # An entry without a name is legal in an image's config, and an error to some runtimes.
     env |= {name: value for name, sign, value in (entry.partition("=") for entry in image.env) if name and sign}

@@ -84,6 +84,7 @@ class Machines:
             return contract.MachineReply(record=known.to_record())
         config = Config.parse(request.config)
         _refuse_what_is_not_there(config)
+        self._parts.accept(config)
         image = await self._resolve(config)
         now = wall_ms()
         machine = Machine(
@@ -123,6 +124,7 @@ class Machines:
         self._leases.check(machine, request.nonce)
         config = Config.parse(request.config)
         _refuse_what_is_not_there(config)
+        self._parts.accept(config)
         image = await self._resolve(config)
         if machine.state in _UP and not request.skip_launch:
             # Said while the version before still runs: afterwards there would be nothing to go back to.

@@ -100,6 +100,11 @@ class HostSettings(BaseModel):
         gt=0,
         description="Seconds until a call of the OCI runtime is given up. Default 30: it takes 0.1 on a healthy host.",
     )
+    beat_s: float = Field(
+        default=2.0,
+        gt=0,
+        description="Seconds between two heartbeats. Default 2: control waits for 15 s of silence.",
+    )
     nameservers: tuple[str, ...] = Field(
         default=(),
         description="Name servers for Machines. Default: those of the host that are not on its loopback.",

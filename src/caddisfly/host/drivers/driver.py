@@ -156,6 +156,13 @@ class Driver(Protocol):
 
 
 @runtime_checkable
+class KeepsLog(Protocol):
+    """Holds a sandbox's log open, and must be told when the file was moved away."""
+
+    async def reopen_log(self, id: str) -> None: ...
+
+
+@runtime_checkable
 class Pausable(Protocol):
     """Can freeze all processes where they are, keeping memory, and let them go on."""
 

@@ -78,8 +78,9 @@ _Work = tuple[Callable[[sqlite3.Connection], Any], Callable[[Any, BaseException 
 class Journal:
     """The one writer of a host's records."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
+        """Not `durable` is for records that need not survive a power cut, such as those of a simulation."""
+        self._path, self._durable = path, durable
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -163,7 +164,7 @@ class Journal:
 
     def _run(self, opened: asyncio.Future[Contents], loop: asyncio.AbstractEventLoop) -> None:
         try:
-            connection = _connect(self._path)
+            connection = _connect(self._path, durable=self._durable)
             contents = _load(connection)
         except (sqlite3.Error, OSError) as error:
             reason = Unavailable(
@@ -268,10 +269,10 @@ def _name_taken(connection: sqlite3.Connection, machine: Machine) -> AlreadyExis
     )
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, *, durable: bool) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
     connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > SCHEMA_VERSION:
         raise sqlite3.DatabaseError(f"written by a newer version (schema {version}, this one knows {SCHEMA_VERSION})")

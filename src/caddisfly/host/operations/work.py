@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from caddisfly.host.drivers.driver import Driver
+from caddisfly.host.drivers.driver import Driver, Sandbox
+from caddisfly.host.guest import compile_sandbox
 from caddisfly.host.images.image import Image, ResolvedImage
 from caddisfly.host.journal.operation import Operation
 from caddisfly.host.network.network import Attachment
 from caddisfly.host.settings import HostSettings
+from caddisfly.model.config import Config
 from caddisfly.model.errors import FailedPrecondition
 from caddisfly.model.machine import Exit, Machine
 
@@ -54,6 +56,9 @@ class Parts:
     links: Links
     check_room: Callable[[Machine], None]
     """Raises `Aborted` when the host cannot take this Machine now."""
+    accept: Callable[[Config], None] = lambda config: None
+    """Raises `InvalidArgument` for a config that makes no sense here."""
+    compile: Callable[..., Sandbox] = compile_sandbox
 
 
 class GaveWay(Exception):

@@ -52,12 +52,11 @@ _FREEZE_LOOK_S = 0.002
 class OciDriver:
     """Machines as OCI containers. `choose` finds the runtime; the rest is the contract of drivers/driver.py."""
 
-    name = "oci"
-
     def __init__(self, *, run_dir: Path, runtime: Runtime, groups: ControlGroups, timeout_s: float = 30.0) -> None:
         self._sandboxes = run_dir / "sandboxes"
         self._sandboxes.mkdir(parents=True, exist_ok=True)
         self._runtime, self._groups, self._timeout_s = runtime, groups, timeout_s
+        self.name = f"oci/{runtime.name}"
         self._warming: asyncio.Task[None] | None = None
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from caddisfly.host.guest import compile_sandbox
 from caddisfly.host.operations.steps import attach_network, mount_root
 from caddisfly.host.operations.work import Work
 
@@ -19,7 +18,7 @@ async def run(work: Work) -> None:
     assert work.root is not None
     assert work.netns is not None
     sandbox = await asyncio.to_thread(
-        compile_sandbox,
+        work.parts.compile,
         work.machine,
         image=work.image.resolved.config,
         root=work.root,

@@ -1,0 +1,158 @@
+"""What an agent is built from: the parts of a computer.
+
+The agent's own logic (journal, operations, catalog, calls) is the same on every computer; what touches the kernel, the
+disk and the network comes from here. `ThisComputer` is the real one. `host/simulation.py` has one that is made up.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO, Protocol
+
+from caddisfly.host.capacity import Capacity
+from caddisfly.host.drivers.driver import Driver, Sandbox
+from caddisfly.host.drivers.oci.driver import OciDriver
+from caddisfly.host.guest import compile_sandbox
+from caddisfly.host.images.image import ImageConfig, ResolvedImage, StoredImage
+from caddisfly.host.images.settings import ImageSettings
+from caddisfly.host.images.store import ImageStore
+from caddisfly.host.journal.journal import Journal
+from caddisfly.host.network.network import Attachment, Network
+from caddisfly.host.operations.work import Images, Links, Roots
+from caddisfly.host.settings import HostSettings
+from caddisfly.model.config import Config
+from caddisfly.model.errors import FailedPrecondition
+from caddisfly.model.machine import Machine
+
+_LOCK = Path("/run/caddisfly-agent.lock")
+
+
+class HostRoots(Roots, Protocol):
+    """Roots, and which of them there are."""
+
+    def known(self) -> set[str]: ...
+
+    async def sweep(self, *, keep: Iterable[str]) -> set[str]:
+        """Take down all others. Returns those."""
+        ...
+
+
+class HostImages(Images, Protocol):
+    """Images, and what an operator may do with them."""
+
+    @property
+    def roots(self) -> HostRoots: ...
+
+    async def import_archive(self, path: Path, *, name: str) -> ResolvedImage: ...
+
+    def list(self) -> Sequence[StoredImage]: ...
+
+    async def remove(self, name: str) -> None: ...
+
+
+class HostLinks(Links, Protocol):
+    """Links, and which of them there are."""
+
+    async def readmit(self, attachment: Attachment) -> None:
+        """Let what is plugged in already through a firewall that was loaded anew."""
+        ...
+
+    async def known(self) -> frozenset[str]: ...
+
+    async def discard(self, id: str) -> None: ...
+
+
+class Computer(Protocol):
+    """`open` comes before everything else, but for `capacity` and `journal`."""
+
+    @property
+    def capacity(self) -> Capacity: ...
+
+    @property
+    def journal(self) -> Journal: ...
+
+    @property
+    def images(self) -> HostImages: ...
+
+    @property
+    def links(self) -> HostLinks: ...
+
+    async def open(self) -> Driver:
+        """Become this computer's one agent. Raises `FailedPrecondition` when there is another."""
+        ...
+
+    async def close(self) -> None:
+        """Leave it to the next agent, with everything that runs."""
+        ...
+
+    def accept(self, config: Config) -> None:
+        """Raises `InvalidArgument` for a config that makes no sense on this computer."""
+        ...
+
+    def compile(
+        self, machine: Machine, *, image: ImageConfig, root: Path, netns: Path, log: Path, settings: HostSettings
+    ) -> Sandbox:
+        """From a Machine to a sandbox. Called in a thread."""
+        ...
+
+
+class ThisComputer:
+    """The computer that this process runs on."""
+
+    def __init__(self, settings: HostSettings, images: ImageSettings | None = None) -> None:
+        self._settings = settings
+        self.capacity = Capacity(settings)
+        self.journal = Journal(settings.data_dir / "journal.db")
+        self.images = ImageStore(settings.data_dir / "images", settings=images)
+        self.links = Network(pool=settings.ipv4_pool)
+        self._lock: IO[str] | None = None
+
+    async def open(self) -> Driver:
+        settings = self._settings
+        self._lock = _claim()
+        settings.run_dir.mkdir(parents=True, exist_ok=True)
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        await self.links.open()
+        await self.images.open()
+        # After these two, because a driver may look at mounts from a namespace of its own.
+        return await OciDriver.choose(
+            run_dir=settings.run_dir, wanted=settings.runtime, timeout_s=settings.runtime_timeout_s
+        )
+
+    async def close(self) -> None:
+        await self.images.close()
+        if self._lock is not None:
+            self._lock.close()
+
+    def accept(self, config: Config) -> None:
+        """What a computer can do with a config is found out by doing it."""
+
+    def compile(
+        self, machine: Machine, *, image: ImageConfig, root: Path, netns: Path, log: Path, settings: HostSettings
+    ) -> Sandbox:
+        return compile_sandbox(machine, image=image, root=root, netns=netns, log=log, settings=settings)
+
+
+def _claim() -> IO[str]:
+    """Become this computer's one agent. Raises `FailedPrecondition` naming the other.
+
+    Namespaces, control groups and the firewall's table belong to the computer, not to a data directory: a second agent
+    would take what the first one runs for litter.
+    """
+    file = _LOCK.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        other = file.read().strip()
+        file.close()
+        raise FailedPrecondition(
+            "another agent runs on this host", why=f"process {other} holds {_LOCK}", next="caddis status; caddis down"
+        ) from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
