@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from caddisfly.host.drivers.conduct import Conduct
+from caddisfly.host.drivers.driver import Sandbox
 from caddisfly.host.drivers.mock import MockDriver
 from caddisfly.host.images.image import Image, ImageConfig, ResolvedImage
 from caddisfly.host.images.reference import Reference
@@ -77,13 +79,19 @@ class World:
         (directory / "bin").mkdir()
         (directory / "bin" / "app").touch(mode=0o755)
         self.directory = directory
-        self.driver = MockDriver()
+        self.driver = MockDriver(self._conduct)
+        self.start_errors: list[Problem] = []
+        self.conduct = Conduct()
         self.images = NullImages(NullRoots(directory))
         self.links = NullLinks()
         self.settings = HostSettings(data_dir=directory, run_dir=directory, stop_grace_s=0.01)
         self.published: dict[str, Machine] = {}
         self.engine: Engine
         self._journal: Journal
+
+    def _conduct(self, sandbox: Sandbox) -> Conduct:
+        errors, self.start_errors = tuple(self.start_errors), []
+        return replace(self.conduct, start_errors=errors)
 
     async def up(self) -> Engine:
         """Start an agent's engine on what is there, as after a crash."""
@@ -121,14 +129,14 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 async def test_a_host_that_stumbles_is_tried_again(world: World) -> None:
-    world.driver.behaviour.start_errors = [Unavailable("busy"), Unavailable("busy")]
+    world.start_errors = [Unavailable("busy"), Unavailable("busy")]
     machine = await world.create()
     assert (await world.engine.settled(machine.id)).state == "started"
     assert len(world.driver.starts) == 1
 
 
 async def test_a_start_that_cannot_succeed_fails_and_takes_down_what_it_built(world: World) -> None:
-    world.driver.behaviour.start_errors = [InvalidArgument("no such program", next="fix the image")]
+    world.start_errors = [InvalidArgument("no such program", next="fix the image")]
     machine = await world.create()
     failed = await world.engine.settled(machine.id)
     assert failed.state == "failed"
@@ -146,13 +154,14 @@ async def test_a_start_that_cannot_succeed_fails_and_takes_down_what_it_built(wo
 
 
 async def test_calls_on_one_machine_wait_their_turn_and_others_do_not(world: World) -> None:
-    world.driver.behaviour.start_gate = asyncio.Event()
+    gate = asyncio.Event()
+    world.conduct = Conduct(gate=gate)
     slow = await world.create()
     stop = asyncio.create_task(world.engine.ask(slow.id, lambda now: lifecycle.stop(now, source="user")))
     await eventually(lambda: world.published[slow.id].state == "starting")
     stop.cancel()
     stop = asyncio.create_task(world.engine.ask(slow.id, lambda now: lifecycle.stop(now, source="user")))
-    gate, world.driver.behaviour.start_gate = world.driver.behaviour.start_gate, None
+    world.conduct = Conduct()
     quick = await world.create()
     assert (await world.engine.settled(quick.id)).state == "started"
     assert not stop.done()
@@ -162,7 +171,7 @@ async def test_calls_on_one_machine_wait_their_turn_and_others_do_not(world: Wor
 
 
 async def test_a_forced_destroy_does_not_wait_for_the_grace_of_a_stop(world: World) -> None:
-    world.driver.behaviour.ignores_signals = True
+    world.conduct = Conduct(ignores_signals=True)
     machine = await world.create(stop_config={"timeout": "300s"})
     await world.engine.settled(machine.id)
     await world.engine.ask(machine.id, lambda now: lifecycle.stop(now, source="user"))
@@ -229,13 +238,13 @@ async def storm(world: World, chance: random.Random) -> list[str]:
         elif what < 0.7 and world.driver.running:
             world.driver.end(chance.choice(sorted(world.driver.running)), Exit(exit_code=chance.choice([0, 1])))
         elif what < 0.8:
-            world.driver.behaviour.start_errors = [chance.choice([Unavailable("later"), InvalidArgument("never")])]
+            world.start_errors = [chance.choice([Unavailable("later"), InvalidArgument("never")])]
         elif what < 0.9:
             await world.down()
             await world.up()
         for _ in range(chance.randrange(4)):
             await asyncio.sleep(0)
-    world.driver.behaviour.start_errors = []
+    world.start_errors = []
     await asyncio.wait(pending, timeout=2) if pending else None
     for task in pending:
         task.cancel()

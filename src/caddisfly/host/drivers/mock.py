@@ -1,15 +1,22 @@
 """A driver that runs nothing and can be told how to fail.
 
-It stands in where the host's own logic is tried: journal, operations, restarts. It obeys the contract in full, its
-sandboxes end when signalled, and `Behaviour` makes them misbehave. What it "runs" lives in an object that outlives the
-agent under test, as real sandboxes outlive a real one.
+It stands in where everything but the Machines themselves is tried: the host's own logic in tests, and programs that
+use the API, on `caddis dev`. It obeys the contract in full, its sandboxes end when signalled, and a `Conduct` for each
+start makes them misbehave. What it "runs" lives in an object that outlives the agent, as real sandboxes do.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+import signal
+import time
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
+from caddisfly.host.drivers import pretend
+from caddisfly.host.drivers.conduct import Conduct, hung
 from caddisfly.host.drivers.driver import (
     Command,
     CommandResult,
@@ -19,36 +26,37 @@ from caddisfly.host.drivers.driver import (
     Sandbox,
     Stats,
 )
-from caddisfly.model.errors import FailedPrecondition, Problem
-from caddisfly.model.machine import Exit
+from caddisfly.model.errors import DeadlineExceeded, FailedPrecondition
+from caddisfly.model.machine import Exit, wall_ms
 
-
-@dataclass(slots=True)
-class Behaviour:
-    """How the next sandboxes act. `exit_after` ends them at once with that exit."""
-
-    start_errors: list[Problem] = field(default_factory=list)
-    exit_at_once: Exit | None = None
-    ignores_signals: bool = False
-    start_gate: asyncio.Event | None = None
-    """Starts wait here, when given."""
+_LOSS_DELAY_S = 0.1
+"""Between a start and the loss of its host: time enough for the start to be told."""
 
 
 @dataclass(slots=True)
 class _Fake:
     sandbox: Sandbox
+    conduct: Conduct
     pid: int
     ended: asyncio.Future[Exit]
+    timers: list[asyncio.TimerHandle] = field(default_factory=list)
+    since: float = field(default_factory=time.monotonic)
 
 
 class MockDriver:
     """In-memory sandboxes. `starts` counts every start per sandbox, to prove that none runs twice."""
 
-    name = "mock"
-
-    def __init__(self) -> None:
-        self.behaviour = Behaviour()
+    def __init__(
+        self,
+        conduct: Callable[[Sandbox], Conduct] = lambda sandbox: Conduct(),
+        *,
+        lose_host: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        """`conduct` says how a sandbox will act, asked once for each. `lose_host` takes the host away for seconds."""
+        self.name = "mock"
+        self.conduct, self._lose_host = conduct, lose_host
         self.starts: list[str] = []
+        self._tries: dict[str, tuple[Conduct, int]] = {}
         self._fakes: dict[str, _Fake] = {}
         self._next_pid = 1000
 
@@ -59,22 +67,53 @@ class MockDriver:
         """Nothing to get ready."""
 
     async def start(self, sandbox: Sandbox) -> Running:
-        if self.behaviour.start_gate is not None:
-            await self.behaviour.start_gate.wait()
-        if self.behaviour.start_errors:
-            raise self.behaviour.start_errors.pop(0)
         if sandbox.id in self._fakes:
             return Running(self._fakes[sandbox.id].pid)
+        known = self._tries.get(sandbox.id)
+        conduct, tries = known or (self.conduct(sandbox), 0)
+        self._tries[sandbox.id] = (conduct, tries + 1)
+        if conduct.gate is not None:
+            await conduct.gate.wait()
+        if conduct.slow_start_s:
+            await asyncio.sleep(conduct.slow_start_s)
+        if conduct.hang_s:
+            await asyncio.sleep(conduct.hang_s)
+            raise hung(conduct.hang_s)
+        if tries < len(conduct.start_errors):
+            raise copy(conduct.start_errors[tries])
+        if sandbox.id in self._fakes:  # another start of the same sandbox came first
+            return Running(self._fakes[sandbox.id].pid)
+        return Running(self._run(sandbox, conduct).pid)
+
+    def _run(self, sandbox: Sandbox, conduct: Conduct) -> _Fake:
+        loop = asyncio.get_running_loop()
         self._next_pid += 1
-        fake = _Fake(sandbox, self._next_pid, asyncio.get_running_loop().create_future())
+        fake = _Fake(sandbox, conduct, self._next_pid, loop.create_future())
         self._fakes[sandbox.id] = fake
         self.starts.append(sandbox.id)
-        if self.behaviour.exit_at_once is not None:
-            fake.ended.set_result(self.behaviour.exit_at_once)
-        return Running(fake.pid)
+        _print(sandbox, f"pretending to run {' '.join(sandbox.argv)}")
+        if conduct.exit is not None:
+            fake.timers.append(loop.call_later(conduct.exit_after_s, self.end, sandbox.id, conduct.exit))
+        if conduct.log_every_s:
+            self._tick(fake, 1)
+        if conduct.host_loss_s:
+            loop.call_later(_LOSS_DELAY_S, self._lose_host, conduct.host_loss_s)
+        return fake
+
+    def _tick(self, fake: _Fake, number: int) -> None:
+        if fake.ended.done():
+            return
+        _print(fake.sandbox, f"line {number}")
+        loop = asyncio.get_running_loop()
+        fake.timers[:] = [timer for timer in fake.timers if timer.when() > loop.time()]
+        fake.timers.append(loop.call_later(fake.conduct.log_every_s, self._tick, fake, number + 1))
 
     async def signal(self, id: str, number: int) -> None:
-        if not self.behaviour.ignores_signals:
+        fake = self._fakes.get(id)
+        if fake is None or fake.ended.done():
+            return
+        _print(fake.sandbox, f"got {signal.Signals(number).name}")
+        if number == signal.SIGKILL or not fake.conduct.ignores_signals:
             self.end(id, Exit(exit_code=128 + number, signal=number))
 
     async def kill(self, id: str) -> None:
@@ -83,16 +122,26 @@ class MockDriver:
     def end(self, id: str, exit: Exit) -> None:
         """Make a sandbox end by itself."""
         fake = self._fakes.get(id)
-        if fake is not None and not fake.ended.done():
-            fake.ended.set_result(exit)
+        if fake is None or fake.ended.done():
+            return
+        for timer in fake.timers:
+            timer.cancel()
+        _print(fake.sandbox, "killed: out of memory" if exit.oom_killed else f"ended with {exit.exit_code}")
+        fake.ended.set_result(replace(exit, at_ms=exit.at_ms or wall_ms()))
 
     async def wait(self, id: str) -> Exit:
         return await asyncio.shield(self._fakes[id].ended)
 
     async def execute(self, id: str, command: Command) -> CommandResult:
-        if id not in self.running:
+        fake = self._fakes.get(id)
+        if fake is None or fake.ended.done():
             raise FailedPrecondition("machine not running")
-        return CommandResult(exit_code=0, stdout=" ".join(command.argv).encode(), stderr=b"")
+        try:
+            async with asyncio.timeout(command.timeout_s):
+                result = await pretend.execute(fake.sandbox, command)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"the command did not end within {command.timeout_s:g} s") from error
+        return replace(result, exit_code=fake.conduct.exec_code or result.exit_code)
 
     async def stats(self, id: str) -> Stats:
         return Stats(cpu_ns=0, memory_bytes=0, pids=1, oom_kills=0)
@@ -109,6 +158,7 @@ class MockDriver:
     async def destroy(self, id: str) -> None:
         await self.kill(id)
         self._fakes.pop(id, None)
+        self._tries.pop(id, None)
 
     async def known(self) -> frozenset[str]:
         return frozenset(self._fakes)
@@ -116,3 +166,11 @@ class MockDriver:
     @property
     def running(self) -> dict[str, Sandbox]:
         return {id: fake.sandbox for id, fake in self._fakes.items() if not fake.ended.done()}
+
+
+def _print(sandbox: Sandbox, text: str) -> None:
+    """A line of its console, in the form that the agent reads (host/logs.py)."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
+    sandbox.log.parent.mkdir(parents=True, exist_ok=True)
+    with sandbox.log.open("a") as file:
+        file.write(f"{now} stdout F {text}\n")

@@ -1,0 +1,181 @@
+"""A computer that is made up: images that are never fetched, links to nowhere, sandboxes that run nothing.
+
+The agent on it is the real one, with its journal, its operations and its calls, so what a client sees is what it would
+see of a real host. How a Machine acts is said in four places, each over the one before: for all, for the image it was
+created from, in its environment, in its metadata (drivers/conduct.py has the words).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from caddisfly.host import guest
+from caddisfly.host.capacity import Capacity
+from caddisfly.host.drivers.conduct import Conduct, Script
+from caddisfly.host.drivers.driver import Driver, Limits, Sandbox
+from caddisfly.host.drivers.mock import MockDriver
+from caddisfly.host.images.image import Image, ImageConfig, ResolvedImage, StoredImage
+from caddisfly.host.images.reference import Reference
+from caddisfly.host.journal.journal import Journal
+from caddisfly.host.network.network import Attachment
+from caddisfly.host.settings import HostSettings
+from caddisfly.model.config import Config
+from caddisfly.model.errors import InvalidArgument, NotFound, Unimplemented
+from caddisfly.model.machine import Machine
+
+METADATA, ENV = "caddis-dev", "CADDIS_DEV"
+REPOSITORY = "caddis-dev/"
+"""`caddis-dev/oom` and `caddis-dev/exit-after:2s` are images that act as their name says."""
+MISSING = "missing"
+"""The tag that no registry has."""
+_NOWHERE = Path("/nowhere")
+
+
+class Fate:
+    """What becomes of Machines. The seed and the number of a start decide it, whoever is started."""
+
+    def __init__(self, *, chaos: Script, images: tuple[tuple[str, Script], ...] = (), seed: int = 0) -> None:
+        """`images` are shell patterns with what they stand for; the last that fits counts."""
+        self._chaos, self._images, self._seed = chaos, images, seed
+        self._starts = count()
+
+    def script(self, config: Config) -> Script:
+        """Raises `InvalidArgument` for a word that there is not."""
+        script = self._chaos
+        for pattern, of_image in self._images:
+            if fnmatch.fnmatchcase(config.image, pattern):
+                script = self._chaos.under(of_image)
+        reference = Reference.parse(config.image)
+        _, slash, word = reference.repository.rpartition(REPOSITORY)
+        if slash and word != MISSING:
+            said = word if reference.tag in ("latest", "") else f"{word}={reference.tag}"
+            script = script.under(Script.parse(said, where=f"image {config.image}"))
+        for where, text in (
+            (f"config.env.{ENV}", config.env.get(ENV, "")),
+            (f"config.metadata.{METADATA}", config.metadata.get(METADATA, "")),
+        ):
+            script = script.under(Script.parse(text, where=where))
+        return script
+
+    def draw(self, script: Script) -> Conduct:
+        return script.draw(random.Random(f"{self._seed}/{next(self._starts)}"))
+
+
+class SimulatedComputer:
+    """`lose` makes its host unreachable for some seconds."""
+
+    def __init__(
+        self, settings: HostSettings, *, fate: Fate, cpus: int, memory_mb: int, lose: Callable[[float], None]
+    ) -> None:
+        self._settings, self._fate = settings, fate
+        self.capacity = Capacity(settings, cpus=cpus, memory_mb=memory_mb)
+        self.journal = Journal(settings.data_dir / "journal.db", durable=False)
+        self.images = SimulatedImages()
+        self.links = SimulatedLinks()
+        self.driver = MockDriver(self._conduct, lose_host=lose)
+        self._scripts: dict[str, Script] = {}
+
+    async def open(self) -> Driver:
+        self._settings.run_dir.mkdir(parents=True, exist_ok=True)
+        self._settings.data_dir.mkdir(parents=True, exist_ok=True)
+        return self.driver
+
+    async def close(self) -> None:
+        """Nothing outlives the process."""
+
+    def accept(self, config: Config) -> None:
+        self._fate.script(config)
+
+    def compile(
+        self, machine: Machine, *, image: ImageConfig, root: Path, netns: Path, log: Path, settings: HostSettings
+    ) -> Sandbox:
+        self._scripts[machine.run_id] = self._fate.script(machine.config)
+        env = guest.environment(machine, image, "/root")
+        return Sandbox(
+            id=machine.run_id,
+            root=root,
+            argv=machine.config.argv(entrypoint=image.entrypoint, cmd=image.cmd),
+            env=tuple(f"{name}={value}" for name, value in env.items()),
+            cwd="/",
+            uid=0,
+            gid=0,
+            gids=(),
+            hostname=machine.config.hostname or machine.id,
+            netns=netns,
+            binds=(),
+            limits=Limits(cores=1.0, weight=100, memory_mb=machine.config.guest.memory_mb, pids=settings.pids_limit),
+            log=log,
+        )
+
+    def _conduct(self, sandbox: Sandbox) -> Conduct:
+        return self._fate.draw(self._scripts.pop(sandbox.id, Script()))
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedRoots:
+    """Roots that nobody looks into."""
+
+    async def mount(self, key: str, layers: tuple[Path, ...], *, size_mb: int) -> Path:
+        return _NOWHERE
+
+    async def unmount(self, key: str) -> None: ...
+
+    def known(self) -> set[str]:
+        return set()
+
+    async def sweep(self, *, keep: Iterable[str]) -> set[str]:
+        return set()
+
+
+class SimulatedImages:
+    """A registry that has every image but those it is told not to have."""
+
+    def __init__(self) -> None:
+        self.roots = SimulatedRoots()
+
+    async def resolve(self, reference: str) -> ResolvedImage:
+        wanted = Reference.parse(reference)
+        if wanted.tag == MISSING or wanted.repository.endswith(REPOSITORY + MISSING):
+            raise InvalidArgument(
+                f"image {wanted} is not there: MANIFEST_UNKNOWN: manifest unknown",
+                why=f"on caddis dev no image has the tag {MISSING}",
+                next="choose another tag",
+                status="manifest_unknown",
+            )
+        digest = wanted.digest or f"sha256:{hashlib.sha256(wanted.name.encode()).hexdigest()}"
+        config = ImageConfig(cmd=(wanted.repository.rpartition("/")[2],))
+        return ResolvedImage(wanted.at(digest), digest, digest, config, ())
+
+    async def fetch(self, image: ResolvedImage) -> Image:
+        return Image(image, ())
+
+    async def import_archive(self, path: Path, *, name: str) -> ResolvedImage:
+        raise Unimplemented("a simulated host keeps no images", next="use any name: every image is there")
+
+    def list(self) -> tuple[StoredImage, ...]:
+        return ()
+
+    async def remove(self, name: str) -> None:
+        raise NotFound(f"image {name} is not on this host", why="a simulated host keeps no images")
+
+
+class SimulatedLinks:
+    """Links to nowhere."""
+
+    async def attach(self, attachment: Attachment) -> Path:
+        return _NOWHERE
+
+    async def detach(self, attachment: Attachment) -> None: ...
+
+    async def readmit(self, attachment: Attachment) -> None: ...
+
+    async def known(self) -> frozenset[str]:
+        return frozenset()
+
+    async def discard(self, id: str) -> None: ...
