@@ -32,11 +32,11 @@ Hook = Callable[[], Awaitable[None]]
 
 
 class Bus:
-    """A connection that comes back. `name` shows in the server's monitoring."""
+    """A connection that comes back. `name` shows in the server's monitoring, `client` is NATS's unless given."""
 
-    def __init__(self, *, url: str, token: str, name: str) -> None:
+    def __init__(self, *, url: str, token: str, name: str, client: Client | None = None) -> None:
         self._url, self._token, self._name = url, token, name
-        self._client = Client()
+        self._client = client or Client()
         self._hooks: list[Hook] = []
         self._opening: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()

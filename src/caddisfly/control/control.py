@@ -36,7 +36,7 @@ _CATALOG_WAIT_S = 3.0
 class Control:
     """Everything that a request may need. `start` and `stop` run on the loop that serves."""
 
-    def __init__(self, settings: ControlSettings) -> None:
+    def __init__(self, settings: ControlSettings, *, bus: Bus | None = None) -> None:
         self.settings = settings
         self.database = Database(
             settings.database(), timeout_s=settings.database_timeout_s, pool_size=settings.database_pool_size
@@ -45,7 +45,7 @@ class Control:
         self.apps = Apps(self.database, cache_s=settings.app_cache_s)
         self.creations = Creations(self.database)
         self.verifier = Verifier(self.accounts, cache_s=settings.token_cache_s)
-        self.bus = Bus(url=settings.bus_url, token=settings.bus_token.get_secret_value(), name="control")
+        self.bus = bus or Bus(url=settings.bus_url, token=settings.bus_token.get_secret_value(), name="control")
         self.projection = Projection(self.bus)
         self.hosts = Hosts(self.bus, self.projection, silence_s=settings.host_silence_s)
         self.market = Market(self.bus, self.hosts, region=settings.region, timeout_s=settings.bid_timeout_s)
