@@ -14,10 +14,12 @@ def main() -> None:
         run(sys.argv[2:])
         return
     from caddisfly.cli import app
+    from caddisfly.dev import commands as dev_commands
     from caddisfly.up import commands
 
     program = app.build()
     commands.register(program)
+    dev_commands.register(program)
     if importlib.util.find_spec("caddisfly.bench.commands"):
         importlib.import_module("caddisfly.bench.commands").register(program)
     app.run(program)
