@@ -12,7 +12,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from caddisfly.model.duration import Duration
@@ -58,6 +58,8 @@ class Config:
     """A checked `config`. `wire` is what clients see; treat it as frozen."""
 
     wire: Mapping[str, Any]
+    _guest: list[Guest] = field(default_factory=list, init=False, repr=False, compare=False)
+    """Read once: a host counts the guests of all its Machines for every bid."""
 
     @classmethod
     def parse(cls, raw: object) -> Config:
@@ -100,7 +102,9 @@ class Config:
 
     @property
     def guest(self) -> Guest:
-        return Guest.from_wire(self.wire["guest"])
+        if not self._guest:
+            self._guest.append(Guest.from_wire(self.wire["guest"]))
+        return self._guest[0]
 
     @property
     def services(self) -> tuple[Service, ...]:

@@ -14,7 +14,8 @@ from caddisfly.model.app import App
 from caddisfly.model.machine import Machine
 
 
-def parts(request: Request) -> Control:
+async def parts(request: Request) -> Control:
+    """A coroutine, because what is not one is called in a thread, for each request."""
     control: Control = request.app.state.control
     return control
 

@@ -171,6 +171,10 @@ class MockDriver:
 def _print(sandbox: Sandbox, text: str) -> None:
     """A line of its console, in the form that the agent reads (host/logs.py)."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
-    sandbox.log.parent.mkdir(parents=True, exist_ok=True)
-    with sandbox.log.open("a") as file:
-        file.write(f"{now} stdout F {text}\n")
+    line = f"{now} stdout F {text}\n"
+    try:
+        with sandbox.log.open("a") as file:
+            file.write(line)
+    except FileNotFoundError:
+        sandbox.log.parent.mkdir(parents=True)
+        sandbox.log.write_text(line)
