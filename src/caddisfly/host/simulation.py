@@ -87,7 +87,7 @@ class SimulatedComputer:
         return self.driver
 
     async def close(self) -> None:
-        """Nothing outlives the process."""
+        self.driver.switch_off()
 
     def accept(self, config: Config) -> None:
         self._fate.script(config)

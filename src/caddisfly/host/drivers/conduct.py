@@ -205,7 +205,9 @@ def _word(text: str, where: str) -> Word:
         return Word(name, meaning.read(value), _chance(percent) if percent or at else 1.0)
     except InvalidArgument as error:
         raise InvalidArgument(
-            f"{where}: {text!r} cannot be understood", why=str(error), next=f"{name}: {meaning.help}"
+            f"{where}: {text!r} cannot be understood",
+            why=str(error),
+            next="; ".join(filter(None, (f"{name}: {meaning.help}", error.next))),
         ) from error
 
 

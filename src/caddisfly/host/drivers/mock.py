@@ -129,6 +129,12 @@ class MockDriver:
         _print(fake.sandbox, "killed: out of memory" if exit.oom_killed else f"ended with {exit.exit_code}")
         fake.ended.set_result(replace(exit, at_ms=exit.at_ms or wall_ms()))
 
+    def switch_off(self) -> None:
+        """The computer is no more: nothing ends by itself and nothing is printed from now on."""
+        for fake in self._fakes.values():
+            for timer in fake.timers:
+                timer.cancel()
+
     async def wait(self, id: str) -> Exit:
         return await asyncio.shield(self._fakes[id].ended)
 
