@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from caddisfly.bench import computer
-from caddisfly.host import agent
+from caddisfly.host import computer as host_computer
 from caddisfly.host.drivers.oci.cgroups import ControlGroups
 from caddisfly.model.errors import FailedPrecondition
 
@@ -24,7 +24,7 @@ def groups(tmp_path: Path) -> ControlGroups:
 
 
 def test_it_looks_at_the_lock_that_agents_take() -> None:
-    assert agent._LOCK == computer.AGENT_LOCK
+    assert host_computer._LOCK == computer.AGENT_LOCK
 
 
 def test_a_running_platform_is_left_alone(tmp_path: Path, groups: ControlGroups) -> None:
@@ -60,4 +60,4 @@ def test_an_unknown_part_is_a_mistake_of_the_caller() -> None:
     command = [sys.executable, "-m", "caddisfly", "bench", "speed"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, "NO_COLOR": "1"})
     assert ended.returncode == 2
-    assert "'speed' is none of create, wake, edge, memory, api" in " ".join(ended.stderr.split())
+    assert "'speed' is none of create, wake, edge, memory, api, dev" in " ".join(ended.stderr.split())

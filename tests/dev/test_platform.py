@@ -126,6 +126,21 @@ def test_a_signal_ends_it_without_a_trace(start: Start, temporary: Path, number:
         os.killpg(dev.process.pid, 0)
 
 
+def test_what_a_kill_leaves_behind_is_removed_by_the_next_start(start: Start, temporary: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    alive = start(env=environment)
+    killed = start(env=environment)
+    killed.end(signal.SIGKILL)
+    assert len(list(temporary.iterdir())) == 2
+    last = start(env=environment)
+    assert len(list(temporary.iterdir())) == 2
+    last.end()
+    alive.app()
+    assert alive.machine()["state"] == "started"
+    alive.end()
+    assert not list(temporary.iterdir())
+
+
 def test_a_wait_under_way_does_not_hold_up_the_end(start: Start) -> None:
     dev = start()
     dev.app()

@@ -28,7 +28,7 @@ class Bar:
 
 def judge(results: Results) -> list[Bar]:
     """The promises that these results speak of. What was not measured has none."""
-    judges = {"create": _create, "wake": _wake, "edge": _edge, "memory": _memory}
+    judges = {"create": _create, "wake": _wake, "edge": _edge, "memory": _memory, "dev": _dev}
     return [bar for part, of_part in judges.items() if part in results for bar in of_part(results[part])]
 
 
@@ -62,3 +62,14 @@ def _edge(found: dict[str, Any]) -> list[Bar]:
 
 def _memory(found: dict[str, Any]) -> list[Bar]:
     return [Bar(name="idle platform, MiB PSS", measured=found["platform_mb"], limit=250.0, goal=150.0)]
+
+
+def _dev(found: dict[str, Any]) -> list[Bar]:
+    series, rates = found["series"], found["creates_per_s"]
+    times = {name.split(",")[0]: one for name, one in series.items()}
+    bars = [Bar(name="caddis dev, command to ready, ms", measured=times["command to ready"]["p50_ms"], limit=2000.0)]
+    for how, rate in rates.items():
+        bars.append(Bar(name=f"caddis dev, 150 creates per second / {how}", measured=round(150 / rate, 2), limit=1.0))
+    for what, key, limit in (("list of 1000 machines", "p50_ms", 50.0), ("get", "p99_ms", 20.0)):
+        bars.append(Bar(name=f"caddis dev, {what}, {key[:3]} ms", measured=times[what][key], limit=limit))
+    return bars

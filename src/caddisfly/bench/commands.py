@@ -11,7 +11,7 @@ import typer
 
 from caddisfly.cli import show
 
-PARTS = ("create", "wake", "edge", "memory", "api")
+PARTS = ("create", "wake", "edge", "memory", "api", "dev")
 _EDGE_S = 15.0
 
 
@@ -47,7 +47,7 @@ def register(program: typer.Typer) -> None:
 
 
 async def _measure(parts: tuple[str, ...], rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    from caddisfly.bench import api, computer, edge, machines, memory
+    from caddisfly.bench import api, computer, dev, edge, machines, memory
     from caddisfly.bench.platform import Platform, platform
 
     current = asyncio.current_task()
@@ -72,4 +72,7 @@ async def _measure(parts: tuple[str, ...], rounds: int) -> tuple[dict[str, Any],
     if "edge" in parts:
         show.note("measuring edge")
         results["edge"] = await edge.measure(_EDGE_S)
+    if "dev" in parts:
+        show.note("measuring dev")
+        results["dev"] = await dev.measure(rounds=rounds)
     return facts, {part: results[part] for part in PARTS if part in results}

@@ -2,7 +2,7 @@
 
 Everything here is what a real platform runs, but for the two things that would need a server or root: the bus is one
 of memory, and the hosts are made up. One process because there is nothing to protect from anything: it starts in one
-go, ends in one go, and leaves nothing behind when it is killed.
+go, and ends in one go; what a kill leaves behind, a directory, is removed by the next start.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from caddisfly.up import ports
 log = logging.getLogger(__name__)
 
 _HOST = "127.0.0.1"
+_PREFIX = "caddis-dev-"
 _BEAT_S, _SILENCE_S = 0.25, 1.0
 _READY_WITHIN_S = 20.0
 _GRACE_S = 1
@@ -219,12 +220,28 @@ def _listener(port: int) -> Iterator[socket.socket]:
 @contextmanager
 def _temporary() -> Iterator[Path]:
     # Not below TMPDIR when that is long: the paths of Unix sockets end at 107 characters.
-    parent = tempfile.gettempdir()
-    directory = Path(tempfile.mkdtemp(prefix="caddis-dev-", dir=parent if len(parent) < 40 else "/tmp"))
+    parent = Path(tempfile.gettempdir() if len(tempfile.gettempdir()) < 40 else "/tmp")
+    _sweep(parent)
+    directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
     try:
-        yield directory
+        # Locked before it has its name: whoever finds the name unlocked knows that its owner is gone.
+        with (directory / "fresh").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            os.rename(directory / "fresh", directory / "lock")
+            yield directory
     finally:
         shutil.rmtree(directory)
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what platforms of ours that were killed have left."""
+    for lock in parent.glob(f"{_PREFIX}*/lock"):
+        try:
+            with lock.open("r+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.parent)
+        except OSError as error:  # in use, somebody else's, or gone this very moment
+            log.debug("dev.not_swept", extra={"directory": str(lock.parent), "reason": str(error)})
 
 
 @contextmanager

@@ -52,8 +52,8 @@ class Fate:
             if fnmatch.fnmatchcase(config.image, pattern):
                 script = self._chaos.under(of_image)
         reference = Reference.parse(config.image)
-        _, slash, word = reference.repository.rpartition(REPOSITORY)
-        if slash and word != MISSING:
+        word = reference.repository.removeprefix(REPOSITORY)
+        if word not in (reference.repository, MISSING):
             said = word if reference.tag in ("latest", "") else f"{word}={reference.tag}"
             script = script.under(Script.parse(said, where=f"image {config.image}"))
         for where, text in (
@@ -141,7 +141,7 @@ class SimulatedImages:
 
     async def resolve(self, reference: str) -> ResolvedImage:
         wanted = Reference.parse(reference)
-        if wanted.tag == MISSING or wanted.repository.endswith(REPOSITORY + MISSING):
+        if wanted.tag == MISSING or wanted.repository == REPOSITORY + MISSING:
             raise InvalidArgument(
                 f"image {wanted} is not there: MANIFEST_UNKNOWN: manifest unknown",
                 why=f"on caddis dev no image has the tag {MISSING}",
