@@ -138,7 +138,15 @@ async def test_who_is_cut_off_is_not_heard_and_catches_up() -> None:
     async def answer(message: Msg) -> None:
         await message.respond(b"here")
 
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def answer_late(message: Msg) -> None:
+        asked.set()
+        await go_on.wait()
+        await message.respond(b"late")
+
     await host.client.subscribe("host", cb=answer)
+    await host.client.subscribe("late", cb=answer_late)
     publication = Publication(host, owner="h1", owns=lambda key, value: True)
     publication.start()
     projection = Projection(control)
@@ -146,7 +154,10 @@ async def test_who_is_cut_off_is_not_heard_and_catches_up() -> None:
     await eventually(projection.ready.is_set)
     assert await control.request("host", b"", timeout_s=1) == b"here"
 
+    late = asyncio.create_task(control.request("late", b"", timeout_s=10))
+    await asked.wait()
     client.cut()
+    go_on.set()
     with pytest.raises(Unavailable, match="nobody answers"):
         await control.request("host", b"", timeout_s=1)
     with pytest.raises(Unavailable):
@@ -157,9 +168,11 @@ async def test_who_is_cut_off_is_not_heard_and_catches_up() -> None:
     assert await publication.put(f"{MACHINE}.{machine.id}", machine.to_record()) == 0
     await asyncio.sleep(0)
     assert not projection.machines
+    assert not late.done()
 
     await client.restore()
     await eventually(lambda: machine.id in projection.machines)
+    assert await late == b"late"
     assert await control.request("host", b"", timeout_s=1) == b"here"
     for part in (projection, publication):
         await part.stop()

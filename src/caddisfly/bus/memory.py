@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 Handler = Callable[[Msg], Awaitable[None]]
 
 _numbers = itertools.count(1)
+_HELD_MAX = 1000
 
 
 class Exchange:
@@ -76,6 +77,8 @@ class MemoryClient(Client):
         self._up = False
         self._ended = False
         self._made: list[_Subscription] = []
+        self._held: list[tuple[str, bytes, str, dict[str, str] | None]] = []
+        """What was said while it was cut off, such as late answers: NATS's client, too, sends it afterwards."""
         self._on_restore: Callable[[], Awaitable[None]] | None = None
 
     @property
@@ -91,13 +94,16 @@ class MemoryClient(Client):
         self._up = True
 
     def cut(self) -> None:
-        """As if the cable were pulled: nothing goes out or comes in, and what others send here is lost."""
+        """As if the cable were pulled: nothing goes out, and what others send here meanwhile is lost."""
         self._up = False
 
     async def restore(self) -> None:
         if self._ended or self._up:
             return
         self._up = True
+        held, self._held = self._held, []
+        for message in held:
+            await self.publish(*message)
         if self._on_restore is not None:
             await self._on_restore()
 
@@ -114,7 +120,9 @@ class MemoryClient(Client):
         self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
     ) -> None:
         if not self._up:
-            return  # a real client keeps it for a while and loses it at the end
+            if not self._ended and len(self._held) < _HELD_MAX:
+                self._held.append((subject, payload, reply, headers))
+            return
         heard = self._exchange.publish(subject, payload, reply, headers)
         if not heard and reply:
             self._exchange.publish(reply, b"", "", {"Status": "503"})
