@@ -226,6 +226,15 @@ def test_a_port_that_is_taken_is_refused_in_words() -> None:
     assert "--port 0" in refused.stderr
 
 
+def test_it_listens_where_it_is_told(start: Start) -> None:
+    dev = start("--listen", "0.0.0.0")
+    assert dev.facts["url"].startswith("http://127.0.0.1:")
+    assert dev.client.apps.list() == []
+    refused = run("--port", "0", "--listen", "192.0.2.1")
+    assert refused.returncode == 1
+    assert "on 192.0.2.1 cannot be listened on" in refused.stderr
+
+
 def test_the_words_are_listed() -> None:
     listed = run("--words").stdout
     assert all(word in listed for word in ("start-error", "host-loss", "calm"))

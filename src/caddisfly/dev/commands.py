@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
 
 def dev(
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port of the API; 0 takes a free one.")] = 4280,
+    listen: Annotated[str, typer.Option(help="Address of the API, such as 0.0.0.0 inside a container.")] = "127.0.0.1",
     regions: Annotated[str, typer.Option(help="A simulated host in each; twice makes two.")] = "ams,fra,ord",
     chaos: Annotated[str, typer.Option(help="How Machines fail, such as 'start-error=5%,slow-start=200ms..2s'.")] = "",
     image: Annotated[
@@ -43,6 +44,7 @@ def dev(
     from caddisfly.dev import options, serve
 
     asked = options.parse(
+        listen=listen,
         port=port,
         regions=regions,
         chaos=chaos,

@@ -26,6 +26,7 @@ class HostOption:
 class Options:
     """`cpus` and `memory_mb` are of each host. `data_dir` None means that nothing is kept."""
 
+    listen: str
     port: int
     hosts: tuple[HostOption, ...]
     chaos: Script
@@ -42,6 +43,7 @@ class Options:
 
 def parse(
     *,
+    listen: str = "127.0.0.1",
     port: int = 0,
     regions: str = REGIONS,
     chaos: str = "",
@@ -53,6 +55,7 @@ def parse(
 ) -> Options:
     """Raises `InvalidArgument` that names the option and what is allowed."""
     return Options(
+        listen=listen,
         port=port,
         hosts=_hosts(regions),
         chaos=Script.parse(chaos, where="--chaos"),

@@ -36,7 +36,6 @@ from caddisfly.up import ports
 
 log = logging.getLogger(__name__)
 
-_HOST = "127.0.0.1"
 _PREFIX = "caddis-dev-"
 _BEAT_S, _SILENCE_S = 0.25, 1.0
 _READY_WITHIN_S = 20.0
@@ -70,7 +69,7 @@ class Platform:
             raise
 
     async def _start(self) -> None:
-        listener = self._stack.enter_context(_listener(self.options.port))
+        listener = self._stack.enter_context(_listener(self.options.listen, self.options.port))
         self._directory = self._stack.enter_context(_temporary())
         data_dir = self.options.data_dir or self._directory
         if self.options.data_dir is not None:
@@ -83,7 +82,7 @@ class Platform:
         await control.start()
         self._server = _Server(_served(api.build(control)))
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="rest")
-        self.url = f"http://{_HOST}:{listener.getsockname()[1]}"
+        self.url = f"http://{_reachable(self.options.listen)}:{listener.getsockname()[1]}"
         await self._until_ready()
 
     async def stop(self) -> None:
@@ -200,21 +199,27 @@ async def _token(settings: ControlSettings, file: Path) -> str:
 
 
 @contextmanager
-def _listener(port: int) -> Iterator[socket.socket]:
+def _listener(host: str, port: int) -> Iterator[socket.socket]:
     """Raises `FailedPrecondition` naming who has the port."""
-    with socket.socket() as listener:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((_HOST, port))
+            listener.bind((host, port))
             listener.listen(1024)
         except OSError as error:
-            holder = ports.holder_of(port)
+            holder = ports.holder_of(port) if port else ""
             raise FailedPrecondition(
-                f"port {port} on {_HOST} is not free",
+                f"port {port} on {host} cannot be listened on",
                 why=f"{holder} listens there" if holder else error.strerror or str(error),
-                next="choose another one with --port, or any free one with --port 0",
+                next="choose another one with --port, or any free one with --port 0, and an address of this computer",
             ) from error
         yield listener
+
+
+def _reachable(host: str) -> str:
+    """Where to knock for a listener on this address, as a URL has it."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
 
 
 @contextmanager
