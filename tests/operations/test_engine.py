@@ -158,7 +158,8 @@ async def test_calls_on_one_machine_wait_their_turn_and_others_do_not(world: Wor
     world.conduct = Conduct(gate=gate)
     slow = await world.create()
     stop = asyncio.create_task(world.engine.ask(slow.id, lambda now: lifecycle.stop(now, source="user")))
-    await eventually(lambda: world.published[slow.id].state == "starting")
+    await eventually(lambda: world.driver.held)
+    assert world.published[slow.id].state == "starting"
     stop.cancel()
     stop = asyncio.create_task(world.engine.ask(slow.id, lambda now: lifecycle.stop(now, source="user")))
     world.conduct = Conduct()
@@ -194,6 +195,13 @@ async def test_a_failed_update_leaves_the_old_version_running(world: World) -> N
     after = await world.engine.settled(machine.id)
     assert (after.state, after.instance_id, after.run_id) == ("started", machine.instance_id, machine.run_id)
     assert list(world.driver.running) == [machine.run_id]
+
+
+async def test_two_creates_of_one_machine_that_meet_make_one(world: World) -> None:
+    made = a_machine(events=())
+    both = await asyncio.gather(*(world.engine.create(made, launch=False) for _ in range(2)))
+    assert [machine.id for machine, _ in both] == [made.id, made.id]
+    assert (await world.engine.settled(made.id)).state == "stopped"
 
 
 async def test_no_room_is_a_reason_to_fail_not_to_loop(world: World) -> None:

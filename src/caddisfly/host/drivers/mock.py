@@ -57,6 +57,8 @@ class MockDriver:
         self.conduct, self._lose_host = conduct, lose_host
         self.starts: list[str] = []
         self._tries: dict[str, tuple[Conduct, int]] = {}
+        self.held: list[str] = []
+        """Sandboxes whose start has come to the gate."""
         self._fakes: dict[str, _Fake] = {}
         self._next_pid = 1000
 
@@ -73,6 +75,7 @@ class MockDriver:
         conduct, tries = known or (self.conduct(sandbox), 0)
         self._tries[sandbox.id] = (conduct, tries + 1)
         if conduct.gate is not None:
+            self.held.append(sandbox.id)
             await conduct.gate.wait()
         if conduct.slow_start_s:
             await asyncio.sleep(conduct.slow_start_s)
@@ -168,6 +171,10 @@ class MockDriver:
 
     async def known(self) -> frozenset[str]:
         return frozenset(self._fakes)
+
+    def forget_all(self) -> None:
+        """The host was rebooted."""
+        self._fakes.clear()
 
     @property
     def running(self) -> dict[str, Sandbox]:

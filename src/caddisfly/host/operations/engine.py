@@ -85,15 +85,16 @@ class Engine:
 
     async def create(self, machine: Machine, *, launch: bool) -> tuple[Machine, int]:
         """Begin a new Machine. Raises `AlreadyExists` when its name is taken. Saying it twice makes one."""
-        known = self.machines.get(machine.id)
-        if known is not None:
-            return known, await self._publish(known)
-        decision = lifecycle.created(machine, launch=launch)
-        assert decision.operation is not None
-        await self._journal.write(Write(machine=decision.machine, fence=None, begin=decision.operation))
-        self.machines[machine.id] = decision.machine
-        self._run(decision.machine, decision.operation, resumed=False)
-        return decision.machine, await self._publish(decision.machine)
+        async with self._lock(machine.id):
+            known = self.machines.get(machine.id)
+            if known is not None:
+                return known, await self._publish(known)
+            decision = lifecycle.created(machine, launch=launch)
+            assert decision.operation is not None
+            await self._journal.write(Write(machine=decision.machine, fence=None, begin=decision.operation))
+            self.machines[machine.id] = decision.machine
+            self._run(decision.machine, decision.operation, resumed=False)
+            return decision.machine, await self._publish(decision.machine)
 
     async def ask(self, machine_id: str, decide: Decide, *, hurry: bool = False) -> tuple[Machine, Machine, int]:
         """Decide on a Machine and begin what follows. Returns it before and after, with the catalog's revision.
