@@ -4,22 +4,39 @@ from __future__ import annotations
 
 from caddisfly.model.machine import Machine
 
-_FOLLOWS: dict[str, set[str]] = {
+FOLLOWS: dict[str, set[str]] = {
     "": {"launch/created"},
     "launch/created": {"start/starting", "exit/stopped", "update/replacing", "destroy/destroying"},
     "start/starting": {"start/started", "exit/stopped"},
     "start/started": {"exit/stopped", "stop/stopping", "restart/restarting", "update/replacing", "destroy/destroying"},
     "stop/stopping": {"exit/stopped", "start/starting", "destroy/destroying", "update/replacing"},
-    "restart/restarting": {"exit/stopped", "start/started", "stop/stopping", "destroy/destroying", "update/replacing"},
+    "restart/restarting": {
+        "exit/stopped",
+        "start/started",
+        "stop/stopping",
+        "restart/restarting",  # asked for while its policy waits for the next try
+        "destroy/destroying",
+        "update/replacing",
+    },
     "update/replacing": {"exit/stopped", "update/replaced", "update/failed", "destroy/destroying"},
-    "update/replaced": {"start/started", "start/starting", "update/replacing", "destroy/destroying"},
-    "update/failed": {"exit/stopped", "stop/stopping", "restart/restarting", "update/replacing", "destroy/destroying"},
+    "update/replaced": {"start/started", "start/starting", "stop/stopping", "update/replacing", "destroy/destroying"},
+    "update/failed": {
+        "exit/stopped",
+        "start/starting",
+        "start/started",  # its policy was about to try again
+        "stop/stopping",
+        "restart/restarting",
+        "update/replacing",
+        "destroy/destroying",
+    },
     "exit/stopped": {
         "start/starting",
         "start/started",
         "restart/restarting",
+        "stop/stopping",  # of one that has failed
         "update/replacing",
         "update/replaced",
+        "update/failed",  # it ended while the image was fetched
         "destroy/destroying",
         "destroy/destroyed",
         "exit/stopped",
@@ -33,7 +50,7 @@ def assert_path(machine: Machine) -> None:
     before = ""
     for event in reversed(machine.events):
         now = f"{event.type}/{event.status}"
-        assert now in _FOLLOWS[before], f"{now} after {before or 'nothing'}"
+        assert now in FOLLOWS[before], f"{now} after {before or 'nothing'}"
         before = now
     ids = [event.id for event in reversed(machine.events)]
     assert ids == sorted(ids)

@@ -15,7 +15,7 @@ from caddisfly.host.drivers.driver import Sandbox
 from caddisfly.host.drivers.mock import MockDriver
 from caddisfly.host.images.image import Image, ImageConfig, ResolvedImage
 from caddisfly.host.images.reference import Reference
-from caddisfly.host.journal.journal import Journal
+from caddisfly.host.journal.journal import Journal, Write
 from caddisfly.host.network.network import Attachment
 from caddisfly.host.operations import lifecycle
 from caddisfly.host.operations.engine import Engine
@@ -202,6 +202,64 @@ async def test_two_creates_of_one_machine_that_meet_make_one(world: World) -> No
     both = await asyncio.gather(*(world.engine.create(made, launch=False) for _ in range(2)))
     assert [machine.id for machine, _ in both] == [made.id, made.id]
     assert (await world.engine.settled(made.id)).state == "stopped"
+
+
+def fill_disk(world: World, *, writes: int) -> None:
+    """The next writes fail."""
+    write, left = world.engine._journal.write, writes
+
+    async def full(change: Write) -> None:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise Unavailable("the host's journal cannot be written")
+        await write(change)
+
+    world.engine._journal.write = full  # type: ignore[method-assign]
+
+
+async def test_an_exit_while_the_disk_is_full_is_only_known_later(world: World) -> None:
+    machine = await world.create()
+    machine = await world.engine.settled(machine.id)
+    fill_disk(world, writes=2)
+    world.driver.end(machine.run_id, Exit(exit_code=3))
+    await eventually(lambda: world.engine.machines[machine.id].state == "stopped")
+    assert_path(world.engine.machines[machine.id])
+
+
+@pytest.mark.parametrize("problem", [TimeoutError(), OSError(5, "input/output error"), Unavailable("busy")])
+async def test_what_cannot_be_taken_down_yet_is_taken_down_later(world: World, problem: Exception) -> None:
+    machine = await world.create()
+    await world.engine.settled(machine.id)
+    destroy, problems = world.driver.destroy, [problem] * 3
+
+    async def stubborn(id: str) -> None:
+        if problems:
+            raise problems.pop()
+        await destroy(id)
+
+    world.driver.destroy = stubborn  # type: ignore[method-assign]
+    await world.engine.ask(machine.id, lambda now: lifecycle.stop(now, source="user"))
+    after = await world.engine.settled(machine.id)
+    assert after.state in ("stopped", "failed")
+    assert not after.operation
+    assert not world.driver.running
+    assert not world.links.plugged
+
+
+async def test_a_destroy_that_stumbles_is_still_carried_out(world: World) -> None:
+    async def broken(id: str, number: int) -> None:
+        raise InvalidArgument("no such signal")
+
+    machine = await world.create()
+    await world.engine.settled(machine.id)
+    world.driver.signal = broken  # type: ignore[method-assign]
+    await world.engine.ask(machine.id, lambda now: lifecycle.destroy(now, source="user", force=True))
+    after = await world.engine.settled(machine.id)
+    assert after.state == "destroyed"
+    assert [event.type for event in after.events].count("exit") == 1
+    assert not world.driver.running
+    assert_path(after)
 
 
 async def test_no_room_is_a_reason_to_fail_not_to_loop(world: World) -> None:

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 _TRIES = 4
 _RETRY_FIRST_S = 0.1
 _RELEASE_TRIES = 8
-_CONCLUDE_MAX_S = 5.0
+_DELAY_MAX_S = 5.0
 
 Decide = Callable[[Machine], Decision]
 Publish = Callable[[Machine], Awaitable[int]]
@@ -309,7 +309,7 @@ class Engine:
             except Unavailable as problem:
                 log.error("engine.conclude_delayed", extra={"machine": operation.machine_id, "reason": str(problem)})
                 await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * 2, _CONCLUDE_MAX_S)
+                delay_s = min(delay_s * 2, _DELAY_MAX_S)
             else:
                 return
 
@@ -326,22 +326,39 @@ class Engine:
         )
         untouched = work.operation.kind in (plans.REPLACE, plans.RENEW) and work.operation.at == 0
         if not untouched:
-            try:
-                await self._try(work, plans.RELEASE_SANDBOX)
-            except Problem as left:
-                log.error("engine.left_behind", extra={"machine": work.machine.id, "reason": str(left)})
+            await self._release(work)
         machine = self.machines[work.machine.id]
         return await self._end(work, lifecycle.failed(machine, work.operation, problem, now_ms=wall_ms()))
 
+    async def _release(self, work: Work) -> None:
+        """Take down all there is, however long it takes: what runs on is neither failed nor gone."""
+        delay_s = _RETRY_FIRST_S
+        while True:
+            try:
+                await release_sandbox.run(work)
+            except Exception:
+                log.exception("engine.release_delayed", extra={"machine": work.machine.id})
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 2, _DELAY_MAX_S)
+            else:
+                return
+
     def _watch(self, machine: Machine) -> None:
-        """Learn of the end of this incarnation, whenever it comes."""
+        """Learn of the end of this incarnation, whenever it comes. A full disk only delays that it is known."""
 
         async def run() -> None:
+            delay_s = _RETRY_FIRST_S
             try:
-                exit = await self._parts.driver.wait(machine.run_id)
-                await self.exited(machine.id, machine.run_id, exit)
-            except Problem as problem:
-                log.error("engine.watch_failed", extra={"machine": machine.id, "reason": str(problem)})
+                while True:
+                    try:
+                        exit = await self._parts.driver.wait(machine.run_id)
+                        await self.exited(machine.id, machine.run_id, exit)
+                    except Exception:
+                        log.exception("engine.watch_failed", extra={"machine": machine.id})
+                        await asyncio.sleep(delay_s)
+                        delay_s = min(delay_s * 2, _DELAY_MAX_S)
+                    else:
+                        return
             finally:
                 if self._watchers.get(machine.run_id) is asyncio.current_task():
                     del self._watchers[machine.run_id]

@@ -247,13 +247,17 @@ def failed(machine: Machine, operation: Operation, problem: Problem, *, now_ms: 
             return _begin(replace(back, state=states.STOPPING), plans.SETTLE)
         return recovered(back)
     error = f"{problem.text}; {problem.next}" if problem.next else problem.text
+    destroying = operation.kind == plans.DESTROY
     noted = with_exit(
         idle,
         Exit(exit_code=-1, error=error, at_ms=now_ms),
-        requested=False,
+        requested=destroying,
         restarting=False,
         restart_count=machine.restart_count,
     )
+    if destroying:  # nothing of it is left, which is all that was asked for
+        unseen = machine.run_id and machine.exited_run != machine.run_id
+        return finished(noted if unseen else idle, operation)
     return Decision(replace(noted, state=states.FAILED, run_id=""))
 
 
