@@ -262,6 +262,36 @@ async def test_a_destroy_that_stumbles_is_still_carried_out(world: World) -> Non
     assert_path(after)
 
 
+async def test_an_exit_that_comes_while_its_operation_fails_is_kept(world: World) -> None:
+    machine = await world.create()
+    await world.engine.settled(machine.id)
+    journal, at_it, gate = world.engine._journal, asyncio.Event(), asyncio.Event()
+    write, detach = journal.write, world.links.detach
+
+    async def slow(change: Write) -> None:
+        if change.machine.newest("exit") and not at_it.is_set():
+            at_it.set()
+            await gate.wait()
+        await write(change)
+
+    async def late(attachment: Attachment) -> None:
+        await at_it.wait()
+        await detach(attachment)
+
+    async def broken(id: str, number: int) -> None:
+        raise InvalidArgument("no such signal")
+
+    journal.write, world.driver.signal, world.links.detach = slow, broken, late  # type: ignore[method-assign]
+    await world.engine.ask(machine.id, lambda now: lifecycle.stop(now, source="user"))
+    await eventually(lambda: not world.links.plugged)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    gate.set()
+    after = await world.engine.settled(machine.id)
+    codes = [event.request["exit_event"]["exit_code"] for event in after.events if event.type == "exit"]  # type: ignore[index]
+    assert codes == [-1, 137]
+
+
 async def test_no_room_is_a_reason_to_fail_not_to_loop(world: World) -> None:
     def refuse(machine: Machine) -> None:
         raise Aborted("insufficient memory")

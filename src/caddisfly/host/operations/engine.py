@@ -209,12 +209,12 @@ class Engine:
         except Problem as problem:
             follow = await self._fail(work, problem)
         except GaveWay:
-            await self._end(work, Decision(replace(self.machines[machine_id], operation="")))
+            await self._end(work, lambda now: Decision(replace(now, operation="")))
         except Exception as error:
             log.exception("engine.bug", extra={"machine": machine_id, "operation": work.operation.kind})
             follow = await self._fail(work, Internal(f"{work.operation.kind} failed", why=repr(error)))
         else:
-            follow = await self._end(work, None)
+            follow = await self._end(work, lambda now: lifecycle.finished(now, work.operation))
         finally:
             if self._works.get(machine_id) is work:
                 del self._works[machine_id], self._tasks[machine_id]
@@ -286,11 +286,11 @@ class Engine:
         await self._alter(work, lambda machine: replace(machine, run_id=""))
         work.operation = replace(operation, at=operation.steps.index(plans.MOUNT_ROOT))
 
-    async def _end(self, work: Work, decision: Decision | None) -> Decision:
+    async def _end(self, work: Work, decide: Decide) -> Decision:
         """Make the outcome durable and known. Returns what follows."""
         async with self._lock(work.machine.id):
             machine = self.machines[work.machine.id]
-            decision = decision or lifecycle.finished(machine, work.operation)
+            decision = decide(machine)
             await self._conclude(decision, work.operation)
             await self._publish(decision.machine)
         self.timings[machine.id] = dict(work.timings_ms)
@@ -327,8 +327,7 @@ class Engine:
         untouched = work.operation.kind in (plans.REPLACE, plans.RENEW) and work.operation.at == 0
         if not untouched:
             await self._release(work)
-        machine = self.machines[work.machine.id]
-        return await self._end(work, lifecycle.failed(machine, work.operation, problem, now_ms=wall_ms()))
+        return await self._end(work, lambda now: lifecycle.failed(now, work.operation, problem, now_ms=wall_ms()))
 
     async def _release(self, work: Work) -> None:
         """Take down all there is, however long it takes: what runs on is neither failed nor gone."""
