@@ -292,6 +292,34 @@ async def test_an_exit_that_comes_while_its_operation_fails_is_kept(world: World
     assert codes == [-1, 137]
 
 
+async def test_a_reboot_ends_what_ran_starts_it_again_and_leaves_nothing(world: World) -> None:
+    machine = await world.create()
+    before = await world.engine.settled(machine.id)
+    await world.down()
+    world.driver.forget_all()
+    world.links.plugged.clear()
+    await world.up()
+    after = await world.engine.settled(machine.id)
+    assert after.state == "started"
+    assert after.newest("exit") is not None
+    assert world.images.roots.mounted == world.links.plugged == {after.run_id} != {before.run_id}
+    assert_path(after)
+
+
+async def test_a_stop_over_a_reboot_says_that_it_ended(world: World) -> None:
+    world.driver.behaviour.ignores_signals = True
+    machine = await world.create(stop_config={"timeout": "300s"})
+    await world.engine.settled(machine.id)
+    await world.engine.ask(machine.id, lambda now: lifecycle.stop(now, source="user"))
+    await world.down()
+    world.driver.forget_all()
+    await world.up()
+    after = await world.engine.settled(machine.id)
+    assert after.state == "stopped"
+    assert [event.type for event in after.events].count("exit") == 1
+    assert_path(after)
+
+
 async def test_no_room_is_a_reason_to_fail_not_to_loop(world: World) -> None:
     def refuse(machine: Machine) -> None:
         raise Aborted("insufficient memory")

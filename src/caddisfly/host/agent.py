@@ -145,7 +145,8 @@ class Agent:
     async def _sweep(self, contents: Contents) -> None:
         """Take down sandboxes, namespaces and roots that belong to no Machine."""
         assert self._driver is not None
-        ours = {machine.run_id for machine in contents.machines if machine.run_id and machine.alive}
+        # Also what is being destroyed: how it ended is still to be recorded.
+        ours = {machine.run_id for machine in contents.machines if machine.run_id}
 
         def unwanted(ids: frozenset[str] | set[str]) -> list[str]:
             return [id for id in ids if id not in ours and id.partition("-")[0] not in contents.quarantined]

@@ -79,9 +79,7 @@ class Engine:
         elif isinstance(found, Ended):
             await self.exited(machine.id, machine.run_id, found.exit)
         else:
-            # Neither running nor ended: the host was rebooted under it.
-            lost = replace(machine, state=states.STOPPED)
-            await self._apply(machine, lambda _: lifecycle.start(lost, source="flyd"))
+            await self._apply(machine, lambda now: lifecycle.lost(now, now_ms=wall_ms()))
 
     async def create(self, machine: Machine, *, launch: bool) -> tuple[Machine, int]:
         """Begin a new Machine. Raises `AlreadyExists` when its name is taken. Saying it twice makes one."""

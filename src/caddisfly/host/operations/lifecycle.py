@@ -3,7 +3,7 @@
     (create) ──▶ created ──launch──▶ starting ──▶ started        created ──prepare──▶ stopped
     stopped, failed ──start──▶ starting ──▶ started              starting ──✗──▶ failed
     started ──stop, park──▶ stopping ──▶ stopped
-    started ──restart──▶ restarting ──▶ started
+    started ──restart──▶ restarting ──▶ started                  started ──lost──▶ starting ──▶ started
     started ──exit──▶ stopping ──▶ stopped                       its policy says stay
     started ──exit──▶ restarting ──▶ started                     its policy says again
     started ──replace──▶ replacing ──▶ started                   stopped, failed ──renew──▶ updating ──▶ stopped
@@ -64,6 +64,19 @@ def start(machine: Machine, *, source: str) -> Decision:
     _must_be_idle(machine)
     machine = replace(machine, state=states.STARTING, restart_count=0, parked=False)
     return _begin(machine.with_event("start", "starting", source=source), plans.START)
+
+
+def lost(machine: Machine, *, now_ms: int) -> Decision:
+    """It should run and nothing of it is there: the host was rebooted. What it had on disk goes first."""
+    machine = with_exit(
+        machine,
+        Exit(exit_code=-1, error="the host went down under it", at_ms=now_ms),
+        requested=False,
+        restarting=True,
+        restart_count=0,
+    )
+    machine = replace(machine, state=states.STARTING, restart_count=0)
+    return _begin(machine.with_event("start", "starting", source="flyd"), plans.REVIVE)
 
 
 def stop(machine: Machine, *, source: str, signal: str = "", timeout_s: float = 0.0) -> Decision:

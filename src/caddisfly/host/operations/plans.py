@@ -22,6 +22,7 @@ _DOWN = (SIGNAL_SANDBOX, AWAIT_EXIT, RELEASE_SANDBOX)
 LAUNCH: Final = "launch"
 PREPARE: Final = "prepare"
 START: Final = "start"
+REVIVE: Final = "revive"
 STOP: Final = "stop"
 RESTART: Final = "restart"
 SETTLE: Final = "settle"
@@ -35,6 +36,7 @@ STEPS: Final[dict[str, tuple[str, ...]]] = {
     LAUNCH: _UP,  # first start of a new Machine
     PREPARE: (FETCH_IMAGE,),  # a new Machine that is not to be started
     START: _UP,
+    REVIVE: (RELEASE_SANDBOX, *_UP),  # the host was rebooted under it: its root is still there
     STOP: _DOWN,
     RESTART: (*_DOWN, *_UP),
     SETTLE: (RELEASE_SANDBOX,),  # it ended by itself and stays so
@@ -44,7 +46,7 @@ STEPS: Final[dict[str, tuple[str, ...]]] = {
     DESTROY: _DOWN,
     PARK: _DOWN,
 }
-STARTS: Final = frozenset((LAUNCH, START, RESTART, RETRY, REPLACE))
+STARTS: Final = frozenset((LAUNCH, START, REVIVE, RESTART, RETRY, REPLACE))
 """Kinds that end with a running sandbox."""
 STOPS: Final = frozenset((STOP, RESTART, REPLACE, DESTROY, PARK))
 """Kinds in which an exit was asked for."""

@@ -6,12 +6,16 @@ import asyncio
 import signal
 
 from caddisfly.host.operations.work import Work
-from caddisfly.model.machine import Exit
+from caddisfly.model.machine import Exit, wall_ms
 
 
 async def run(work: Work) -> None:
     driver, run_id = work.parts.driver, work.machine.run_id
-    if not run_id or await driver.recover(run_id) is None:
+    if not run_id:
+        return
+    if await driver.recover(run_id) is None:
+        # The host was rebooted, or it was taken down before a crash: that it ended is all that can be said.
+        await work.record_exit(Exit(exit_code=-1, error="nobody saw how it ended", at_ms=wall_ms()))
         return
     exit = await _within(work, float(work.args["timeout_s"]))
     if exit is None and not work.hurry.is_set():
