@@ -306,6 +306,18 @@ async def test_a_reboot_ends_what_ran_starts_it_again_and_leaves_nothing(world: 
     assert_path(after)
 
 
+async def test_a_start_whose_resumption_crashed_too_begins_a_new_incarnation(world: World) -> None:
+    begun = lifecycle.start(a_machine(state="stopped"), source="user")
+    assert begun.operation is not None
+    halfway = replace(begun.operation, at=begun.operation.steps.index("start_sandbox"))
+    await world.engine._journal.write(Write(machine=begun.machine, fence=None, begin=halfway))
+    await world.down()
+    await world.up()
+    after = await world.engine.settled(begun.machine.id)
+    assert after.state == "started"
+    assert world.images.roots.mounted == world.links.plugged == {after.run_id}
+
+
 async def test_a_stop_over_a_reboot_says_that_it_ended(world: World) -> None:
     world.driver.behaviour.ignores_signals = True
     machine = await world.create(stop_config={"timeout": "300s"})

@@ -275,13 +275,15 @@ class Engine:
         log.info(
             "engine.resumed", extra={"machine": work.machine.id, "operation": operation.kind, "step": operation.at}
         )
-        if not begun or not work.machine.run_id:
+        if not begun:
             return
-        if await self._parts.driver.recover(work.machine.run_id) is not None:
-            work.operation = replace(operation, at=len(operation.steps))
-            return
-        await release_sandbox.run(work)
-        await self._alter(work, lambda machine: replace(machine, run_id=""))
+        if work.machine.run_id:
+            if await self._parts.driver.recover(work.machine.run_id) is not None:
+                work.operation = replace(operation, at=len(operation.steps))
+                return
+            await release_sandbox.run(work)
+            await self._alter(work, lambda machine: replace(machine, run_id=""))
+        # Also without an incarnation: a crash may have come right after the one before it was released.
         work.operation = replace(operation, at=operation.steps.index(plans.MOUNT_ROOT))
 
     async def _end(self, work: Work, decide: Decide) -> Decision:
