@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -12,6 +12,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from caddisfly.client import AsyncClient, Client
+
+Ask = Callable[..., Any]
 Answer = tuple[int, Any] | tuple[int, Any, dict[str, str]]
 
 
@@ -78,7 +81,7 @@ def api() -> Iterator[Api]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = do_DELETE = do
+        do_GET = do_POST = do_PATCH = do_DELETE = do
 
         def log_message(self, *_: object) -> None:
             pass
@@ -94,3 +97,28 @@ def api() -> Iterator[Api]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@pytest.fixture(params=["blocking", "asynchronous"])
+async def ask(request: pytest.FixtureRequest, api: Api) -> AsyncIterator[Ask]:
+    """Call a method of either client by name, as in `await ask("machines.get", "app", "id")`."""
+
+    def find(client: Any, name: str) -> Any:
+        for word in name.split("."):
+            client = getattr(client, word)
+        return client
+
+    if request.param == "blocking":
+        with Client(api.url, token="secret") as client:
+
+            async def call(name: str, /, *words: Any, **named: Any) -> Any:
+                return find(client, name)(*words, **named)
+
+            yield call
+    else:
+        async with AsyncClient(api.url, token="secret") as asynchronous:
+
+            async def await_call(name: str, /, *words: Any, **named: Any) -> Any:
+                return await find(asynchronous, name)(*words, **named)
+
+            yield await_call

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -21,36 +20,10 @@ from caddisfly.client import (
     UnauthorizedError,
 )
 from caddisfly.client.transport import authorization
-from tests.client.conftest import Api
+from tests.client.conftest import Api, Ask
 from tests.conftest import free_port
 
 MACHINE = {"id": "148e21ea7e46e8", "state": "created", "name": "m"}
-Ask = Callable[..., Any]
-
-
-@pytest.fixture(params=["blocking", "asynchronous"])
-async def ask(request: pytest.FixtureRequest, api: Api) -> AsyncIterator[Ask]:
-    """Call a method of either client by name, as in `await ask("machines.get", "app", "id")`."""
-
-    def find(client: Any, name: str) -> Any:
-        for word in name.split("."):
-            client = getattr(client, word)
-        return client
-
-    if request.param == "blocking":
-        with Client(api.url, token="secret") as client:
-
-            async def call(name: str, /, *words: Any, **named: Any) -> Any:
-                return find(client, name)(*words, **named)
-
-            yield call
-    else:
-        async with AsyncClient(api.url, token="secret") as asynchronous:
-
-            async def await_call(name: str, /, *words: Any, **named: Any) -> Any:
-                return await find(asynchronous, name)(*words, **named)
-
-            yield await_call
 
 
 async def test_a_create_is_sent_as_the_api_wants_it(api: Api, ask: Ask) -> None:

@@ -25,6 +25,8 @@ class Call:
     query: Mapping[str, str] = field(default_factory=dict)
     body: Any = None
     inner: str = ""
+    nonce: str = ""
+    """Of the Lease under which it is made; empty without one."""
     answer_s: float = 60.0
     logs: bool = False
     """Whether it goes to the server of logs, which on Fly is another one."""
@@ -58,41 +60,96 @@ def delete_app(name: str, force: bool) -> Call:
     return Call(method="DELETE", path=_app(name), query=_flags(force=force))
 
 
-def machines(app: str, *, region: str, state: str, metadata: Mapping[str, str], include_deleted: bool) -> Call:
+def machines(
+    app: str, *, region: str, state: str, metadata: Mapping[str, str], include_deleted: bool, include_leases: bool
+) -> Call:
     query = {f"metadata.{key}": value for key, value in metadata.items()}
-    query |= _given({"region": region, "state": state}) | _flags(include_deleted=include_deleted)
+    query |= _given({"region": region, "state": state})
+    query |= _flags(include_deleted=include_deleted, include_leases=include_leases)
     return Call(method="GET", path=f"{_app(app)}/machines", query=query)
 
 
-def machine(app: str, id: str) -> Call:
-    return Call(method="GET", path=_machine(app, id))
+def organization_machines(
+    org_slug: str, *, region: str, state: str, updated_after: str, include_deleted: bool, limit: int, cursor: str
+) -> Call:
+    query = _given({"region": region, "state": state, "updated_after": updated_after, "cursor": cursor})
+    query |= _flags(include_deleted=include_deleted) | ({"limit": str(limit)} if limit else {})
+    return Call(method="GET", path=f"/v1/orgs/{quote(org_slug, safe='')}/machines", query=query)
 
 
-def create_machine(app: str, config: Json, *, name: str, region: str, skip_launch: bool) -> Call:
-    body = {"config": config, **_given({"name": name, "region": region, "skip_launch": skip_launch})}
-    return Call(method="POST", path=f"{_app(app)}/machines", body=body, answer_s=300)
+def machine(app: str, id: str, include_leases: bool) -> Call:
+    return Call(method="GET", path=_machine(app, id), query=_flags(include_leases=include_leases))
 
 
-def update_machine(app: str, id: str, config: Json, *, current_version: str, skip_launch: bool) -> Call:
-    body = {"config": config, **_given({"current_version": current_version, "skip_launch": skip_launch})}
-    return Call(method="POST", path=_machine(app, id), body=body, answer_s=300)
+def create_machine(
+    app: str,
+    config: Json,
+    *,
+    name: str,
+    region: str,
+    skip_launch: bool,
+    skip_service_registration: bool,
+    lease_ttl_s: int,
+) -> Call:
+    more = {
+        "name": name,
+        "region": region,
+        "skip_launch": skip_launch,
+        "skip_service_registration": skip_service_registration,
+        "lease_ttl": lease_ttl_s,
+    }
+    return Call(method="POST", path=f"{_app(app)}/machines", body={"config": config, **_given(more)}, answer_s=300)
 
 
-def delete_machine(app: str, id: str, force: bool) -> Call:
-    return Call(method="DELETE", path=_machine(app, id), query=_flags(force=force))
+def update_machine(
+    app: str,
+    id: str,
+    config: Json,
+    *,
+    current_version: str,
+    skip_launch: bool,
+    skip_service_registration: bool,
+    lease_ttl_s: int,
+    nonce: str,
+) -> Call:
+    more = {
+        "current_version": current_version,
+        "skip_launch": skip_launch,
+        "skip_service_registration": skip_service_registration,
+        "lease_ttl": lease_ttl_s,
+    }
+    body = {"config": config, **_given(more)}
+    return Call(method="POST", path=_machine(app, id), body=body, nonce=nonce, answer_s=300)
 
 
-def start(app: str, id: str) -> Call:
-    return Call(method="POST", path=_machine(app, id, "start"))
+def delete_machine(app: str, id: str, force: bool, nonce: str) -> Call:
+    return Call(method="DELETE", path=_machine(app, id), query=_flags(force=force), nonce=nonce)
 
 
-def stop(app: str, id: str, *, signal: str, timeout: str) -> Call:
-    return Call(method="POST", path=_machine(app, id, "stop"), body=_given({"signal": signal, "timeout": timeout}))
+def start(app: str, id: str, nonce: str) -> Call:
+    return Call(method="POST", path=_machine(app, id, "start"), nonce=nonce)
 
 
-def restart(app: str, id: str, *, force_stop: bool, timeout: str, signal: str) -> Call:
+def stop(app: str, id: str, *, signal: str, timeout: str, nonce: str) -> Call:
+    body = _given({"signal": signal, "timeout": timeout})
+    return Call(method="POST", path=_machine(app, id, "stop"), body=body, nonce=nonce)
+
+
+def restart(app: str, id: str, *, force_stop: bool, timeout: str, signal: str, nonce: str) -> Call:
     query = _given({"timeout": timeout, "signal": signal}) | _flags(force_stop=force_stop)
-    return Call(method="POST", path=_machine(app, id, "restart"), query=query, answer_s=330)
+    return Call(method="POST", path=_machine(app, id, "restart"), query=query, nonce=nonce, answer_s=330)
+
+
+def suspend(app: str, id: str, nonce: str) -> Call:
+    return Call(method="POST", path=_machine(app, id, "suspend"), nonce=nonce)
+
+
+def cordon(app: str, id: str, nonce: str) -> Call:
+    return Call(method="POST", path=_machine(app, id, "cordon"), nonce=nonce)
+
+
+def uncordon(app: str, id: str, nonce: str) -> Call:
+    return Call(method="POST", path=_machine(app, id, "uncordon"), nonce=nonce)
 
 
 def signal(app: str, id: str, name: str) -> Call:
@@ -113,6 +170,45 @@ def events(app: str, id: str, limit: int) -> Call:
     return Call(method="GET", path=_machine(app, id, "events"), query={"limit": str(limit)})
 
 
+def versions(app: str, id: str) -> Call:
+    return Call(method="GET", path=_machine(app, id, "versions"))
+
+
+def processes(app: str, id: str, *, sort_by: str, order: str) -> Call:
+    return Call(method="GET", path=_machine(app, id, "ps"), query=_given({"sort_by": sort_by, "order": order}))
+
+
+def lease(app: str, id: str, nonce: str) -> Call:
+    return Call(method="GET", path=_machine(app, id, "lease"), inner="data", nonce=nonce)
+
+
+def take_lease(app: str, id: str, *, ttl_s: int, description: str, nonce: str) -> Call:
+    """With the nonce of a Lease it is refreshed."""
+    body = _given({"ttl": ttl_s, "description": description})
+    return Call(method="POST", path=_machine(app, id, "lease"), body=body, inner="data", nonce=nonce)
+
+
+def release_lease(app: str, id: str, nonce: str) -> Call:
+    return Call(method="DELETE", path=_machine(app, id, "lease"), nonce=nonce)
+
+
+def metadata(app: str, id: str) -> Call:
+    return Call(method="GET", path=_machine(app, id, "metadata"))
+
+
+def merge_metadata(app: str, id: str, changes: Mapping[str, str | None], machine_version: str) -> Call:
+    body = {"metadata": dict(changes), **_given({"machine_version": machine_version})}
+    return Call(method="PATCH", path=_machine(app, id, "metadata"), body=body)
+
+
+def set_metadata(app: str, id: str, key: str, value: str) -> Call:
+    return Call(method="POST", path=_metadata(app, id, key), body={"value": value})
+
+
+def delete_metadata(app: str, id: str, key: str) -> Call:
+    return Call(method="DELETE", path=_metadata(app, id, key))
+
+
 def regions() -> Call:
     return Call(method="GET", path="/v1/platform/regions")
 
@@ -124,6 +220,20 @@ def current_token() -> Call:
 def logs(app: str, *, machine: str, region: str, next_token: str) -> Call:
     query = _given({"instance": machine, "region": region, "next_token": next_token})
     return Call(method="GET", path=f"/api/v1/apps/{quote(app, safe='')}/logs", query=query, logs=True)
+
+
+@dataclass(frozen=True, slots=True)
+class MachinesPage:
+    """Machines of an organization; the cursor of the next page, empty on the last; regions that did not answer."""
+
+    machines: list[Json]
+    cursor: str
+    missing: tuple[str, ...]
+
+
+def machines_page(reply: Json) -> MachinesPage:
+    missing = tuple(str(region) for region in reply.get("error_regions") or ())
+    return MachinesPage(list(reply.get("machines") or ()), str(reply.get("next_cursor") or ""), missing)
 
 
 def log_page(reply: Json, before: str) -> LogPage:
@@ -138,6 +248,10 @@ def _app(name: str) -> str:
 
 def _machine(app: str, id: str, action: str = "") -> str:
     return f"{_app(app)}/machines/{quote(id, safe='')}" + (f"/{action}" if action else "")
+
+
+def _metadata(app: str, id: str, key: str) -> str:
+    return f"{_machine(app, id, 'metadata')}/{quote(key, safe='')}"
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -72,6 +72,12 @@ class ConflictError(FinalError):
     """409: the name is taken, somebody else holds the lease, or a race was lost."""
 
 
+class LeaseHeldError(ConflictError):
+    """409: somebody else holds the Machine's Lease. Nothing was done; it ends on its own, as `text` says when."""
+
+    next = "wait until it ends; `caddis machine leases view` shows it"
+
+
 class PreconditionError(FinalError):
     """412: legal, but not in the present state."""
 
@@ -85,6 +91,9 @@ class ConnectionFailed(RetryableError):
 
     next = "check the address: `caddis auth whoami` shows it; on the platform's own computer, `caddis status`"
 
+
+_LEASE_HELD = "lease currently held by"
+"""In the API's text, where every client looks for it: there is no code for it."""
 
 _CLASSES: dict[int, type[ApiError]] = {
     401: UnauthorizedError,
@@ -112,6 +121,8 @@ def of_response(status_code: int, body: bytes, *, request_id: str = "", retry_af
         text, status = f"the API answered {status_code}: {text}", ""
         reason = next = ""
     kind = _CLASSES.get(status_code, RetryableError if status_code >= 500 else FinalError)
+    if kind is ConflictError and _LEASE_HELD in text:
+        kind = LeaseHeldError
     return kind(
         text,
         status_code=status_code,

@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
 
 from caddisfly.client import calls
 from caddisfly.client.calls import Call, Json, LogPage
-from caddisfly.client.errors import ApiError, TimedOut
+from caddisfly.client.errors import ApiError, ConflictError, NotFoundError, RetryableError, TimedOut
+from caddisfly.client.leases import Leases
+from caddisfly.client.metadata import Metadata
 from caddisfly.client.transport import Target, understand, unreached
 
 _POLL_S = 0.25
@@ -39,6 +42,41 @@ class Client:
     def regions(self) -> Any:
         """The platform's regions."""
         return self.send(calls.regions())
+
+    def organization_machines(
+        self,
+        org_slug: str = "personal",
+        *,
+        region: str = "",
+        state: str = "",
+        updated_after: str = "",
+        include_deleted: bool = False,
+        page_size: int = 0,
+    ) -> Iterator[Json]:
+        """The Machines of all its apps, in short, asking for page after page as they are used.
+
+        `updated_after` is RFC 3339. Raises `RetryableError` in the end if there are regions that did not answer.
+        """
+        missing: set[str] = set()
+        cursor = ""
+        while True:
+            call = calls.organization_machines(
+                org_slug,
+                region=region,
+                state=state,
+                updated_after=updated_after,
+                include_deleted=include_deleted,
+                limit=page_size,
+                cursor=cursor,
+            )
+            page = calls.machines_page(_object(self.send(call)))
+            missing.update(page.missing)
+            yield from page.machines
+            if not page.cursor or page.cursor == cursor:
+                break
+            cursor = page.cursor
+        if missing:
+            raise RetryableError(f"no Machines of {', '.join(sorted(missing))}: these regions did not answer")
 
     def whoami(self) -> Any:
         """What the token is good for."""
@@ -87,6 +125,8 @@ class Machines:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self.leases = Leases(client)
+        self.metadata = Metadata(client)
 
     def list(
         self,
@@ -96,40 +136,102 @@ class Machines:
         state: str = "",
         metadata: Mapping[str, str] | None = None,
         include_deleted: bool = False,
+        include_leases: bool = False,
     ) -> Any:
-        return self._client.send(
-            calls.machines(app, region=region, state=state, metadata=metadata or {}, include_deleted=include_deleted)
+        """With `include_leases`, each that is leased has a `lease`, without its nonce."""
+        call = calls.machines(
+            app,
+            region=region,
+            state=state,
+            metadata=metadata or {},
+            include_deleted=include_deleted,
+            include_leases=include_leases,
         )
+        return self._client.send(call)
 
-    def get(self, app: str, id: str) -> Json:
-        return _object(self._client.send(calls.machine(app, id)))
+    def get(self, app: str, id: str, *, include_leases: bool = False) -> Json:
+        return _object(self._client.send(calls.machine(app, id, include_leases)))
 
-    def create(self, app: str, config: Json, *, name: str = "", region: str = "", skip_launch: bool = False) -> Json:
-        """Returns before it has booted: `wait` for `started`."""
-        return _object(
-            self._client.send(calls.create_machine(app, config, name=name, region=region, skip_launch=skip_launch))
+    def create(
+        self,
+        app: str,
+        config: Json,
+        *,
+        name: str = "",
+        region: str = "",
+        skip_launch: bool = False,
+        skip_service_registration: bool = False,
+        lease_ttl_s: int = 0,
+    ) -> Json:
+        """Returns before it has booted: `wait` for `started`.
+
+        With `skip_service_registration` it gets no traffic until `uncordon`. With `lease_ttl_s` it is leased from its
+        first moment, and the reply has the `nonce`.
+        """
+        call = calls.create_machine(
+            app,
+            config,
+            name=name,
+            region=region,
+            skip_launch=skip_launch,
+            skip_service_registration=skip_service_registration,
+            lease_ttl_s=lease_ttl_s,
         )
+        return _object(self._client.send(call))
 
-    def update(self, app: str, id: str, config: Json, *, current_version: str = "", skip_launch: bool = False) -> Json:
-        """Replaces the whole config. Raises `ConflictError` when `current_version` is not current."""
-        return _object(
-            self._client.send(
-                calls.update_machine(app, id, config, current_version=current_version, skip_launch=skip_launch)
-            )
+    def update(
+        self,
+        app: str,
+        id: str,
+        config: Json,
+        *,
+        current_version: str = "",
+        skip_launch: bool = False,
+        skip_service_registration: bool = False,
+        lease_ttl_s: int = 0,
+        nonce: str = "",
+    ) -> Json:
+        """Replaces the whole config. Raises `ConflictError` when `current_version` is not current.
+
+        Without `skip_service_registration` it gets traffic afterwards, cordoned or not before.
+        """
+        call = calls.update_machine(
+            app,
+            id,
+            config,
+            current_version=current_version,
+            skip_launch=skip_launch,
+            skip_service_registration=skip_service_registration,
+            lease_ttl_s=lease_ttl_s,
+            nonce=nonce,
         )
+        return _object(self._client.send(call))
 
-    def delete(self, app: str, id: str, *, force: bool = False) -> None:
-        self._client.send(calls.delete_machine(app, id, force))
+    def delete(self, app: str, id: str, *, force: bool = False, nonce: str = "") -> None:
+        self._client.send(calls.delete_machine(app, id, force, nonce))
 
-    def start(self, app: str, id: str) -> Json:
-        return _object(self._client.send(calls.start(app, id)))
+    def start(self, app: str, id: str, *, nonce: str = "") -> Json:
+        return _object(self._client.send(calls.start(app, id, nonce)))
 
-    def stop(self, app: str, id: str, *, signal: str = "", timeout: str = "") -> None:
+    def stop(self, app: str, id: str, *, signal: str = "", timeout: str = "", nonce: str = "") -> None:
         """`timeout` is a duration such as `30s`, between the signal and the kill."""
-        self._client.send(calls.stop(app, id, signal=signal, timeout=timeout))
+        self._client.send(calls.stop(app, id, signal=signal, timeout=timeout, nonce=nonce))
 
-    def restart(self, app: str, id: str, *, force_stop: bool = False, timeout: str = "", signal: str = "") -> None:
-        self._client.send(calls.restart(app, id, force_stop=force_stop, timeout=timeout, signal=signal))
+    def restart(
+        self, app: str, id: str, *, force_stop: bool = False, timeout: str = "", signal: str = "", nonce: str = ""
+    ) -> None:
+        self._client.send(calls.restart(app, id, force_stop=force_stop, timeout=timeout, signal=signal, nonce=nonce))
+
+    def suspend(self, app: str, id: str, *, nonce: str = "") -> None:
+        """Returns before its memory is kept: `wait` for `suspended`."""
+        self._client.send(calls.suspend(app, id, nonce))
+
+    def cordon(self, app: str, id: str, *, nonce: str = "") -> None:
+        """No traffic for it, and no request wakes it. It runs on."""
+        self._client.send(calls.cordon(app, id, nonce))
+
+    def uncordon(self, app: str, id: str, *, nonce: str = "") -> None:
+        self._client.send(calls.uncordon(app, id, nonce))
 
     def signal(self, app: str, id: str, name: str) -> None:
         """`name` is such as `SIGHUP`."""
@@ -157,6 +259,39 @@ class Machines:
     def events(self, app: str, id: str, *, limit: int = 20) -> Any:
         """Newest first."""
         return self._client.send(calls.events(app, id, limit))
+
+    def versions(self, app: str, id: str) -> Any:
+        """What it was told to be, newest first: `version` and `user_config` of each."""
+        return self._client.send(calls.versions(app, id))
+
+    def ps(self, app: str, id: str, *, sort_by: str = "", order: str = "") -> Any:
+        """Its processes. `sort_by` is pid, stime, rtime, command, directory, cpu or rss; `order` is asc or desc."""
+        return self._client.send(calls.processes(app, id, sort_by=sort_by, order=order))
+
+    @contextmanager
+    def lease(self, app: str, id: str, *, ttl_s: int = 0, description: str = "") -> Iterator[str]:
+        """Hold the Machine's Lease for this block: `as` gives the nonce, which every change in it must send.
+
+        Released in the end, however the block ends, unless it has run out before: `ttl_s` seconds, or as long as the
+        server sees fit. Raises `LeaseHeldError`.
+        """
+        taken = self.leases.acquire(app, id, ttl_s=ttl_s, description=description)
+        nonce = str(taken["nonce"])
+        try:
+            yield nonce
+        except BaseException as error:
+            try:
+                self._give_back(app, id, nonce)
+            except ApiError as late:
+                error.add_note(f"its Lease could not be released and stays until it ends: {late.text}")
+            raise
+        self._give_back(app, id, nonce)
+
+    def _give_back(self, app: str, id: str, nonce: str) -> None:
+        try:
+            self.leases.release(app, id, nonce)
+        except (NotFoundError, ConflictError):
+            return  # it ran out, or went with the Machine: there is nothing to give back
 
 
 class Logs:

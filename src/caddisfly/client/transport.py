@@ -19,6 +19,7 @@ from caddisfly.client.calls import Call
 
 FLY = "https://api.machines.dev"
 _FLY_LOGS = "https://api.fly.io"
+_NONCE = "fly-machine-lease-nonce"
 _AGAIN = (429, 502, 503)
 _CONNECT_S = 10.0
 
@@ -49,6 +50,7 @@ class Target:
             "url": self.url(call),
             "params": dict(call.query),
             "json": call.body,
+            "headers": {_NONCE: call.nonce} if call.nonce else {},
             "timeout": httpx.Timeout(call.answer_s, connect=_CONNECT_S),
         }
 
