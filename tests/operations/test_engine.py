@@ -319,7 +319,7 @@ async def test_a_start_whose_resumption_crashed_too_begins_a_new_incarnation(wor
 
 
 async def test_a_stop_over_a_reboot_says_that_it_ended(world: World) -> None:
-    world.driver.behaviour.ignores_signals = True
+    world.conduct = Conduct(ignores_signals=True)
     machine = await world.create(stop_config={"timeout": "300s"})
     await world.engine.settled(machine.id)
     await world.engine.ask(machine.id, lambda now: lifecycle.stop(now, source="user"))
