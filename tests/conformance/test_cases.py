@@ -402,3 +402,34 @@ def test_machines_of_the_organization_page_by_page(fly: Fly) -> None:
     assert found == made
     assert fly.http.get("/v1/orgs/personal/machines?cursor=nonsense").status_code == 400
     assert fly.http.get("/v1/orgs/nobody/machines").status_code == 404
+
+
+def test_placements(fly: Fly) -> None:
+    """P1."""
+    body = {"org_slug": "personal", "compute": {"cpu_kind": "shared", "cpus": 1, "memory_mb": 256}, "count": 7}
+    found = fly.http.post("/v1/platform/placements", json=body).json()["Regions"]
+    known = {region["code"] for region in fly.http.get("/v1/platform/regions").json()["Regions"]}
+    assert sum(one["Count"] for one in found) == 7
+    assert {one["Region"] for one in found} <= known
+    assert max(one["Count"] for one in found) - min(one["Count"] for one in found) <= 1
+    region = found[0]["Region"]
+    one = fly.http.post("/v1/platform/placements", json={**body, "region": region}).json()["Regions"]
+    assert one == [{"Region": region, "Count": 7, "Concurrency": 1}]
+    for change, status in (({"org_slug": "nobody"}, 404), ({"region": "zzz"}, 400), ({"compute": {"cpus": 3}}, 400)):
+        assert fly.http.post("/v1/platform/placements", json={**body, **change}).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({"processes": [{"exec": ["a"]}]}, "config.processes"),
+        ({"rootfs": {"persist": "always"}}, "config.rootfs.persist"),
+        ({"containers": [{"name": "a", "image": "b"}]}, "config.containers"),
+        ({"mounts": [{"volume": "vol_1", "path": "/data"}]}, "config.mounts"),
+    ],
+)
+def test_what_is_not_there_yet_is_refused_and_not_ignored(fly: Fly, config: dict[str, Any], text: str) -> None:
+    reply = fly.call("POST", "", {"config": fly.config(**config)})
+    assert reply.status_code == 400
+    assert text in error(reply)
+    assert fly.call("GET", "").json() == []

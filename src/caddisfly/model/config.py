@@ -122,6 +122,12 @@ class Config:
         return StopConfig(wire.get("signal") or "SIGINT", timeout or STOP_TIMEOUT_DEFAULT)
 
     @property
+    def keeps_root(self) -> bool:
+        """Whether what is written to the root shall outlive a restart (`rootfs.persist`, or its older spelling)."""
+        persist = (self.wire.get("rootfs") or {}).get("persist", self.wire["guest"].get("persist_rootfs"))
+        return persist in ("restart", "always", 2, 3)
+
+    @property
     def schedule(self) -> str:
         """hourly, daily, weekly, monthly, or empty."""
         return str(self.wire.get("schedule") or "")

@@ -51,7 +51,6 @@ POST tokens/kms
 POST tokens/authenticate
 POST tokens/authorize
 GET orgs/{org}/volumes
-POST platform/placements
 GET,POST postgres
 """
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 
+from caddisfly.control.placement.market import nobody
 from caddisfly.control.rest import shapes, wire
-from caddisfly.control.rest.reach import Parts, authenticated
+from caddisfly.control.rest.reach import Caller, Parts, authenticated
+from caddisfly.model.config import Config
 from caddisfly.model.region import region_named
 
 router = APIRouter(
@@ -49,3 +51,30 @@ async def list_regions(control: Parts) -> Response:
             "Nearest": local if local in free_mb or not regions else regions[0].code,
         }
     )
+
+
+@router.post(
+    "/placements",
+    name="Platform_placements",
+    responses=shapes.gives(shapes.PlacementsReply),
+    response_model=None,
+    openapi_extra=shapes.takes(shapes.PlacementBody),
+)
+async def find_placements(request: Request, caller: Caller, control: Parts) -> Response:
+    """Where so many machines of this size would go now, spread over the regions. Nothing is reserved."""
+    body = await wire.read(request, shapes.PlacementBody)
+    caller.organization(body.org_slug)
+    config = Config.parse({"image": "placement", "guest": body.compute})
+    wanted = body.region.replace("[", "").replace("]", "").removeprefix("local,")
+    offers = await control.market.offers(app_id="", config=config, region=wanted or "any")
+    regions = list(dict.fromkeys(bid.region for bid in offers.bids))
+    if not regions:
+        raise nobody(offers.refusals)
+    count = body.count or len(regions)
+    shares = [count // len(regions) + (place < count % len(regions)) for place in range(len(regions))]
+    found = [
+        {"Region": region, "Count": share, "Concurrency": 1}
+        for region, share in zip(regions, shares, strict=True)
+        if share
+    ]
+    return wire.reply({"Regions": found})

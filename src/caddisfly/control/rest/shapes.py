@@ -53,6 +53,13 @@ class ExecBody(Taken):
     container: str = ""
 
 
+class PlacementBody(Taken):
+    org_slug: str = Field(default="", description="Required.")
+    region: str = Field(default="", description="A code, a list with commas, or an alias. Empty: here, else anywhere.")
+    compute: dict[str, Any] | None = Field(default=None, description="A guest, as in a machine's config.")
+    count: int = Field(default=0, ge=0, le=1000, description="How many machines. 0: one in each region.")
+
+
 class LeaseBody(Taken):
     ttl: int = Field(default=0, ge=0, description="Seconds, 1 to 3600. 0: thirty.")
     description: str = ""
@@ -211,6 +218,16 @@ class RegionReply(Given):
 class RegionsReply(Given):
     Regions: list[RegionReply]
     Nearest: str
+
+
+class PlacementReply(Given):
+    Region: str
+    Count: int
+    Concurrency: int
+
+
+class PlacementsReply(Given):
+    Regions: list[PlacementReply]
 
 
 class LogEntry(Given):
