@@ -28,7 +28,7 @@ class Bar:
 
 def judge(results: Results) -> list[Bar]:
     """The promises that these results speak of. What was not measured has none."""
-    judges = {"create": _create, "wake": _wake, "edge": _edge, "memory": _memory, "dev": _dev}
+    judges = {"create": _create, "wake": _wake, "edge": _edge, "memory": _memory, "many": _many, "dev": _dev}
     return [bar for part, of_part in judges.items() if part in results for bar in of_part(results[part])]
 
 
@@ -62,6 +62,22 @@ def _edge(found: dict[str, Any]) -> list[Bar]:
 
 def _memory(found: dict[str, Any]) -> list[Bar]:
     return [Bar(name="idle platform, MiB PSS", measured=found["platform_mb"], limit=250.0, goal=150.0)]
+
+
+def _many(found: dict[str, Any]) -> list[Bar]:
+    alone, crowd = found["series"].values()
+    killed = found["agent_killed_over"]
+    return [
+        Bar(name="starts that failed of 50 at once", measured=found["failed_of_those_at_once"], limit=0),
+        Bar(
+            name="50 starts at once, p99 / one start, p50",
+            measured=round(crowd["p99_ms"] / alone["p50_ms"], 2),
+            limit=5.0,
+        ),
+        Bar(name="agent killed over 100 Machines, s until found again", measured=killed["found_again_s"], limit=3.0),
+        Bar(name="processes lost by that", measured=killed["processes_lost"], limit=0),
+        Bar(name="Machines missing of 200 idle ones", measured=200 - found["idle_machines"], limit=0),
+    ]
 
 
 def _dev(found: dict[str, Any]) -> list[Bar]:
