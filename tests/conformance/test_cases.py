@@ -433,3 +433,26 @@ def test_what_is_not_there_yet_is_refused_and_not_ignored(fly: Fly, config: dict
     assert reply.status_code == 400
     assert text in error(reply)
     assert fly.call("GET", "").json() == []
+
+
+def test_memory(programs: Fly) -> None:
+    """M19."""
+    id = programs.started()
+    shown = programs.call("GET", f"/{id}/memory").json()
+    assert shown["limit_mb"] == 256
+    assert 200 < shown["available_mb"] <= 256
+    assert programs.call("PUT", f"/{id}/memory", {"limit_mb": 128}).json()["limit_mb"] == 128
+    assert programs.call("GET", f"/{id}/memory").json()["limit_mb"] == 128
+    assert programs.call("PUT", f"/{id}/memory", {"limit_mb": 200}).json()["limit_mb"] == 200
+    for wrong in ({"limit_mb": 257}, {"limit_mb": 0}, {"limit_mb": "much"}):
+        assert programs.call("PUT", f"/{id}/memory", wrong).status_code == 400
+    filled = programs.call("POST", f"/{id}/exec", {"cmd": "dd if=/dev/zero of=/tmp/x bs=1M count=40"})
+    assert filled.json()["exit_code"] == 0
+    reply = programs.call("POST", f"/{id}/memory/reclaim", {"amount_mb": 20})
+    assert reply.status_code == 200
+    assert isinstance(reply.json()["actual_mb"], int)
+    assert programs.call("GET", f"/{id}/memory").json()["limit_mb"] == 200
+    assert programs.get(id)["state"] == "started"
+    programs.call("POST", f"/{id}/stop")
+    programs.wait(id, "stopped")
+    assert programs.call("GET", f"/{id}/memory").status_code == 412

@@ -116,6 +116,25 @@ class CordonMachine(MachineCall):
     cordoned: bool
 
 
+class MemoryReply(Message):
+    """MiB: what it may take now, and what is left of that."""
+
+    limit_mb: int
+    available_mb: int
+
+
+class SetMemory(MachineCall):
+    limit_mb: int
+
+
+class ReclaimMemory(MachineCall):
+    amount_mb: int
+
+
+class Reclaimed(Message):
+    actual_mb: int
+
+
 class VersionList(Message):
     """Newest first, as the API shows them."""
 
@@ -220,6 +239,9 @@ RELEASE_LEASE = Method("machine.lease.release", MachineCall, MachineReply, 10)
 SHOW_LEASE = Method("machine.lease.show", MachineCall, LeaseReply, 5)
 SET_METADATA = Method("machine.metadata", SetMetadata, MachineReply, 10)
 CORDON_MACHINE = Method("machine.cordon", CordonMachine, MachineReply, 10)
+SHOW_MEMORY = Method("machine.memory.show", MachineCall, MemoryReply, 10)
+SET_MEMORY = Method("machine.memory.set", SetMemory, MemoryReply, 10)
+RECLAIM_MEMORY = Method("machine.memory.reclaim", ReclaimMemory, Reclaimed, 30)
 LIST_VERSIONS = Method("machine.versions", MachineCall, VersionList, 10)
 LIST_PROCESSES = Method("machine.processes", MachineCall, ProcessList, 10)
 READ_LOGS = Method("machine.logs", ReadLogs, LogLines, 10)

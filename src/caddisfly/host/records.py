@@ -11,7 +11,7 @@ from dataclasses import replace
 from caddisfly.bus import contract
 from caddisfly.bus.rpc import Dispatcher
 from caddisfly.host import processes
-from caddisfly.host.drivers.driver import Driver
+from caddisfly.host.drivers.driver import Driver, Sizable
 from caddisfly.host.journal.journal import Journal
 from caddisfly.host.leases import Leases
 from caddisfly.host.operations.engine import Engine
@@ -32,6 +32,9 @@ class Records:
         dispatcher.handle(contract.SHOW_LEASE, self.show_lease)
         dispatcher.handle(contract.SET_METADATA, self.set_metadata)
         dispatcher.handle(contract.CORDON_MACHINE, self.cordon)
+        dispatcher.handle(contract.SHOW_MEMORY, self.show_memory)
+        dispatcher.handle(contract.SET_MEMORY, self.set_memory)
+        dispatcher.handle(contract.RECLAIM_MEMORY, self.reclaim_memory)
         dispatcher.handle(contract.LIST_VERSIONS, self.versions)
         dispatcher.handle(contract.LIST_PROCESSES, self.processes)
 
@@ -77,18 +80,53 @@ class Records:
         after, revision = await self._engine.change(request.machine_id, mark)
         return contract.MachineReply(record=after.to_record(), revision=revision)
 
+    async def show_memory(self, request: contract.MachineCall) -> contract.MemoryReply:
+        machine, driver = self._sizable(request.machine_id)
+        return await _memory(machine, driver)
+
+    async def set_memory(self, request: contract.SetMemory) -> contract.MemoryReply:
+        machine, driver = self._sizable(request.machine_id)
+        self._leases.check(machine, request.nonce)
+        await driver.limit_memory(machine.run_id, request.limit_mb)
+        return await _memory(machine, driver)
+
+    async def reclaim_memory(self, request: contract.ReclaimMemory) -> contract.Reclaimed:
+        machine, driver = self._sizable(request.machine_id)
+        self._leases.check(machine, request.nonce)
+        return contract.Reclaimed(actual_mb=await driver.reclaim_memory(machine.run_id, request.amount_mb))
+
+    def _sizable(self, machine_id: str) -> tuple[Machine, Sizable]:
+        machine = self._running(machine_id)
+        if not isinstance(self._driver, Sizable):
+            raise FailedPrecondition(
+                "the memory of this machine cannot be changed while it runs",
+                why=f"the {self._driver.name} driver cannot",
+                next="update config.guest.memory_mb",
+            )
+        return machine, self._driver
+
+    def _running(self, machine_id: str) -> Machine:
+        machine = self._engine.get(machine_id)
+        if machine.state != states.STARTED:
+            raise FailedPrecondition("machine not running", why=f"it is {machine.state}", next="start it first")
+        return machine
+
     async def versions(self, request: contract.MachineCall) -> contract.VersionList:
         self._engine.get(request.machine_id)
         found = await self._journal.versions(request.machine_id)
         return contract.VersionList(versions=tuple(version.to_wire() for version in found))
 
     async def processes(self, request: contract.MachineCall) -> contract.ProcessList:
-        machine = self._engine.get(request.machine_id)
-        if machine.state != states.STARTED:
-            raise FailedPrecondition("machine not running", why=f"it is {machine.state}", next="start it first")
+        machine = self._running(request.machine_id)
         pids = await self._driver.processes(machine.run_id)
         found = await asyncio.to_thread(processes.look, pids)
         return contract.ProcessList(processes=tuple(process.to_wire() for process in found))
+
+
+async def _memory(machine: Machine, driver: Sizable) -> contract.MemoryReply:
+    limit_mb = await driver.memory_limit(machine.run_id)
+    used_mb = (await driver.stats(machine.run_id)).memory_bytes >> 20
+    return contract.MemoryReply(limit_mb=limit_mb, available_mb=max(0, limit_mb - used_mb))
 
 
 def _living(machine: Machine) -> Machine:

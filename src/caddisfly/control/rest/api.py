@@ -16,6 +16,7 @@ from caddisfly.control.rest import (
     leases,
     logs,
     machine_actions,
+    machine_memory,
     machine_records,
     machines,
     orgs,
@@ -49,7 +50,19 @@ def routes(control: Control, *, lifespan: Any = None) -> FastAPI:
     app.state.control = control
     app.state.encoder = Encoder(control.machines.host_status)
     failures.install(app)
-    for module in (apps, machines, machine_actions, machine_records, leases, orgs, platform, tokens, logs, pending):
+    for module in (
+        apps,
+        machines,
+        machine_actions,
+        machine_records,
+        machine_memory,
+        leases,
+        orgs,
+        platform,
+        tokens,
+        logs,
+        pending,
+    ):
         app.include_router(module.router)
     app.add_api_route("/v1/openapi.json", lambda: wire.reply(app.openapi()), include_in_schema=False)
     app.add_api_route("/healthz", _healthy, include_in_schema=False)

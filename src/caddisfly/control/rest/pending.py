@@ -11,13 +11,9 @@ from typing import Any
 from fastapi import APIRouter, Depends, Response
 
 from caddisfly.control.rest import shapes
-from caddisfly.control.rest.reach import app_within, authenticated, living_machine
+from caddisfly.control.rest.reach import app_within, authenticated
 from caddisfly.model.errors import Unimplemented
 
-_MACHINE = """
-GET,PUT memory
-POST memory/reclaim
-"""
 _APP = """
 POST deploy_token
 GET,POST network_policies
@@ -74,7 +70,6 @@ def _parameters(path: str) -> dict[str, Any]:
 
 
 for _table, _prefix, _check in (
-    (_MACHINE, "/v1/apps/{app}/machines/{machine}/", living_machine),
     (_APP, "/v1/apps/{app}/", app_within),
     (_OTHER, "/v1/", authenticated),
 ):

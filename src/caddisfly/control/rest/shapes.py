@@ -65,6 +65,14 @@ class LeaseBody(Taken):
     description: str = ""
 
 
+class MemoryBody(Taken):
+    limit_mb: int = Field(default=0, description="MiB, at most those of the guest.")
+
+
+class ReclaimBody(Taken):
+    amount_mb: int = Field(default=0, description="MiB.")
+
+
 class MetadataBody(Taken):
     metadata: dict[str, str | None] = Field(default={}, description='Null or "" removes a key.')
     machine_version: str = Field(default="", description="Refuse if the machine is at another version.")
@@ -179,6 +187,15 @@ class ProcessReply(Given):
     cpu: int
     rss: int
     listen_sockets: list[dict[str, str]]
+
+
+class MemoryReply(Given):
+    limit_mb: int
+    available_mb: int
+
+
+class ReclaimReply(Given):
+    actual_mb: int
 
 
 class OrganizationMachines(Given):

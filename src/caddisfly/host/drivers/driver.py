@@ -163,6 +163,23 @@ class KeepsLog(Protocol):
 
 
 @runtime_checkable
+class Sizable(Protocol):
+    """Can change the memory of what runs. Units are MiB; what is set ends with the sandbox."""
+
+    async def stats(self, id: str) -> Stats: ...
+
+    async def memory_limit(self, id: str) -> int: ...
+
+    async def limit_memory(self, id: str, memory_mb: int) -> None:
+        """Raises `FailedPrecondition` when more than that is in use and cannot be taken back."""
+        ...
+
+    async def reclaim_memory(self, id: str, memory_mb: int) -> int:
+        """Take back what can be had again, such as cached files. Returns how much that was."""
+        ...
+
+
+@runtime_checkable
 class Pausable(Protocol):
     """Can freeze all processes where they are, keeping memory, and let them go on."""
 

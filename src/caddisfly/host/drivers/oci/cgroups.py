@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from caddisfly.host.drivers.driver import Limits, Stats
-from caddisfly.model.errors import Unavailable
+from caddisfly.model.errors import FailedPrecondition, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +85,50 @@ class ControlGroups:
                 log.debug("cgroups.not_warmed", extra={"reason": str(error)})
             else:
                 return
+
+    def memory_limit(self, id: str) -> int:
+        """Bytes. Raises `FailedPrecondition` where the group has no limit, because it is gone."""
+        text = _read(self._memory(id)).strip()
+        if not text.isdecimal():
+            raise FailedPrecondition("machine not running", why="its control group has no memory limit")
+        return int(text)
+
+    def limit_memory(self, id: str, limit: int) -> None:
+        """Raises `FailedPrecondition` when more is in use and cannot be taken back."""
+        files = [self._memory(id)]
+        swap = files[0].with_name("memory.memsw.limit_in_bytes")
+        if swap.exists():  # memory and swap together, which may never be less than memory alone
+            files.insert(0 if limit > self.memory_limit(id) else 1, swap)
+        try:
+            for file in files:
+                file.write_text(str(limit))
+        except OSError as error:
+            raise FailedPrecondition(
+                f"the memory cannot be limited to {limit >> 20} MiB", why=os.strerror(error.errno or 0)
+            ) from error
+
+    def reclaim_memory(self, id: str, amount: int) -> None:
+        """Ask the kernel to take so many bytes back. It may find fewer."""
+        if self.layout == "v2":
+            try:
+                (self.root / PARENT / id / "memory.reclaim").write_text(str(amount))
+            except OSError as error:
+                if error.errno != errno.EAGAIN:  # what there was is back, and it was less
+                    raise
+            return
+        # Version 1 takes back what is above a limit that is lowered, and refuses the limit if it cannot.
+        before = self.memory_limit(id)
+        try:
+            self._memory(id).write_text(str(max(0, self.stats(id).memory_bytes - amount)))
+        except OSError as error:
+            log.debug("cgroups.not_all_reclaimed", extra={"sandbox": id, "reason": str(error)})
+        finally:
+            self._memory(id).write_text(str(before))
+
+    def _memory(self, id: str) -> Path:
+        if self.layout == "v2":
+            return self.root / PARENT / id / "memory.max"
+        return self.root / "memory" / PARENT / id / "memory.limit_in_bytes"
 
     def freeze(self, id: str, *, frozen: bool) -> bool:
         """Stop or let go every process of a sandbox. Says whether all have noticed; ask again until they have."""

@@ -161,6 +161,17 @@ class OciDriver:
             _send(pid, signal.SIGKILL)
         self._groups.thaw(id)  # version 1 does not let a frozen process die
 
+    async def memory_limit(self, id: str) -> int:
+        return self._groups.memory_limit(id) >> 20
+
+    async def limit_memory(self, id: str, memory_mb: int) -> None:
+        await asyncio.to_thread(self._groups.limit_memory, id, memory_mb << 20)
+
+    async def reclaim_memory(self, id: str, memory_mb: int) -> int:
+        before = self._groups.stats(id).memory_bytes
+        await asyncio.to_thread(self._groups.reclaim_memory, id, memory_mb << 20)
+        return max(0, before - self._groups.stats(id).memory_bytes) >> 20
+
     async def pause(self, id: str) -> None:
         await self._freeze(id, frozen=True)
 
