@@ -196,3 +196,23 @@ async def test_a_pool_outlives_a_crash_of_postgresql(postgres: Postgres) -> None
             await accounts.create_user("ann@example.com")
     finally:
         await database.close()
+
+
+async def test_a_lost_token_is_replaced_and_the_old_one_is_no_good(database_url: str, tmp_path: Path) -> None:
+    settings = ControlSettings(data_directory=tmp_path, database_url=database_url)
+    await schema.upgrade(database_url, timeout_s=5)
+    with pytest.raises(NotFound, match="no admin yet"):
+        await bootstrap.replace_token(settings)
+    lost = await bootstrap.first_run(settings)
+    assert lost is not None
+    fresh = await bootstrap.replace_token(settings)
+    database = Database(database_url, timeout_s=5)
+    try:
+        accounts = Accounts(database)
+        assert await accounts.find_token(token.digest(lost)) is None
+        found = await accounts.find_token(token.digest(fresh))
+        assert found is not None
+        assert [organization.slug for organization in found.organizations] == ["personal"]
+    finally:
+        await database.close()
+    assert await bootstrap.first_run(settings) is None, "a restart makes no token beside the new one"

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from tests.conftest import eventually
 from tests.faults.platform import APP, IMAGE, Api, Platform
 from tests.leaks import traces
 
@@ -85,3 +86,21 @@ async def test_tokens_that_are_no_good(platform: Platform, api: Api) -> None:
     assert [machine["name"] for machine in await api.list()] == ["mine"]
     for part in ("control", "agent", "edge@0"):
         assert not [token for token in tokens.values() if token in platform.log(part)], "I8"
+
+
+async def test_a_lost_token_is_replaced_on_the_platforms_own_computer(platform: Platform) -> None:
+    lost = platform.token
+    (platform.directory / ".config" / "caddisfly" / "config.toml").unlink()
+    refused = await platform.command("apps", "list")
+    assert refused.returncode != 0
+    assert "caddis new-token" in parts_of(refused.stderr)["Next"]
+    replaced = await platform.command("new-token")
+    assert replaced.returncode == 0, replaced.stderr
+    assert platform.token != lost
+    assert (await platform.command("apps", "list")).returncode == 0
+    assert "admin@localhost" in (await platform.command("auth", "whoami")).stdout
+
+    async def refused_now() -> bool:
+        return (await platform.command("apps", "list", CADDIS_API_TOKEN=lost)).returncode != 0
+
+    await eventually(refused_now, timeout_s=10, every_s=0.2)

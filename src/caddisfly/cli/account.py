@@ -28,7 +28,9 @@ class Account:
         """Itself. Raises `Unauthenticated` when there is no token."""
         if not self.token:
             raise Unauthenticated(
-                "you are not logged in", why=f"no token in {file()} or CADDIS_API_TOKEN", next="caddis auth login"
+                "you are not logged in",
+                why=f"no token in {file()} or CADDIS_API_TOKEN",
+                next="caddis auth login; if the token was lost, on the platform's own computer: caddis new-token",
             )
         return self
 

@@ -57,8 +57,14 @@ def whoami(json: AsJson = False) -> None:
     if json:
         show.result({"api_url": known.api_url, **facts})
         return
-    described = [f"{key}: {value}" for key, value in facts.items() if isinstance(value, str | int) and value]
-    show.pairs({"API": known.api_url, "token": "; ".join(described) or "works"})
+    tokens = facts.get("tokens") or []
+    show.pairs(
+        {
+            "API": known.api_url,
+            "user": ", ".join(dict.fromkeys(one["user"] for one in tokens if one.get("user"))) or "(not told)",
+            "organizations": ", ".join(dict.fromkeys(one["org_slug"] for one in tokens if one.get("org_slug"))),
+        }
+    )
 
 
 def token() -> None:

@@ -5,8 +5,9 @@ Doing it again changes nothing. The secret of the token exists only in the momen
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from caddisfly.control.auth import token
 from caddisfly.control.records import schema
@@ -14,6 +15,7 @@ from caddisfly.control.records.database import Database
 from caddisfly.control.records.tables import MembershipRow, OrganizationRow, TokenRow, UserRow
 from caddisfly.control.settings import ControlSettings
 from caddisfly.model import ids
+from caddisfly.model.errors import NotFound
 from caddisfly.model.machine import wall_ms
 
 EMAIL = "admin@localhost"
@@ -38,6 +40,21 @@ async def first_run(settings: ControlSettings) -> str | None:
         await database.close()
 
 
+async def replace_token(settings: ControlSettings) -> str:
+    """A new admin token in place of one that was lost: the old one stops working. Raises `NotFound`, `Unavailable`."""
+    database = Database(settings.database(), timeout_s=settings.database_timeout_s, pool_size=1)
+    try:
+        async with database.writing() as session:
+            user = await session.scalar(select(UserRow).where(UserRow.email == EMAIL))
+            if user is None:
+                raise NotFound("there is no admin yet", why="the platform has not run here", next="caddis up")
+            mine = TokenRow.user_id == user.id, TokenRow.name == TOKEN_NAME, TokenRow.revoked_ms.is_(None)
+            await session.execute(update(TokenRow).where(*mine).values(revoked_ms=wall_ms()))
+            return _add_token(session, user.id)
+    finally:
+        await database.close()
+
+
 async def _make(database: Database) -> str | None:
     # One transaction: half of this would leave a box that nobody can log into, and that is never set up again.
     async with database.writing() as session:
@@ -57,15 +74,19 @@ async def _make(database: Database) -> str | None:
         made = await session.scalar(select(TokenRow.id).where(TokenRow.user_id == user.id, TokenRow.name == TOKEN_NAME))
         if made is not None:
             return None
-        secret = token.generate()
-        session.add(
-            TokenRow(
-                id=ids.ulid(),
-                name=TOKEN_NAME,
-                hash=token.digest(secret),
-                prefix=token.shown(secret),
-                user_id=user.id,
-                created_ms=wall_ms(),
-            )
+        return _add_token(session, user.id)
+
+
+def _add_token(session: AsyncSession, user_id: str) -> str:
+    secret = token.generate()
+    session.add(
+        TokenRow(
+            id=ids.ulid(),
+            name=TOKEN_NAME,
+            hash=token.digest(secret),
+            prefix=token.shown(secret),
+            user_id=user_id,
+            created_ms=wall_ms(),
         )
-        return secret
+    )
+    return secret

@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     app.command()(status)
     app.command()(doctor)
     app.command("settings")(print_settings)
+    app.command("new-token")(new_token)
     app.command()(install)
     app.command()(uninstall)
     app.command(hidden=True)(run)
@@ -176,6 +177,15 @@ def print_settings(config: Config = None, json: Json = False) -> None:
         show.line(f"[{row['section']}] {row['key']} = {row['value']}")
         show.line(f"    {row['description']}")
         show.line(f"    default {row['default']}; environment {row['environment']}")
+
+
+def new_token(config: Config = None) -> None:
+    """Replace the admin's token, when it was lost or may be known to others. The old one stops working."""
+    from caddisfly.up import first_run
+    from caddisfly.up.settings import load
+
+    path = first_run.replace_token(load(config))
+    show.line(f"The admin has a new token, kept in {path}; the old one stops working within seconds.")
 
 
 def install(

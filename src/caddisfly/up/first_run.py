@@ -18,3 +18,11 @@ def prepare(settings: Settings) -> Path | None:
     if token is None:
         return None
     return account.save(account.Account(state.api_url(settings), token))
+
+
+def replace_token(settings: Settings) -> Path:
+    """Put a new admin token in place of a lost one, and log in with it. Returns the file that it is kept in."""
+    from caddisfly.control import bootstrap
+
+    token = asyncio.run(bootstrap.replace_token(settings.control))
+    return account.save(account.Account(state.api_url(settings), token))
