@@ -191,3 +191,10 @@ def test_an_unknown_machine_is_told_with_what_to_do(caddis: Caddis) -> None:
     outcome = caddis("machine", "status", ID, "-a", "hello")
     assert outcome.code == 1
     assert outcome.err == f"Error: no Machine {ID} in app hello\nNext:  caddis machine list -a hello\n"
+
+
+def test_status_shows_checks_without_what_a_terminal_would_obey(api: Api, caddis: Caddis) -> None:
+    said = {"name": "up", "status": "critical", "output": "no\x1b[2J\nmore", "updated_at": "2026-11-22T23:00:00Z"}
+    serve(api, machine(checks=[said]))
+    outcome = caddis("machine", "status", ID, "-a", "hello")
+    assert outcome.out.endswith("CHECK\tSTATUS\tOUTPUT\nup\tcritical\tno [2J more\n")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from caddisfly.model import ids, states
+from caddisfly.model.check import CRITICAL, PASSING, Check
 from tests.conftest import eventually
 from tests.edge.conftest import Echo, Platform, RawClient, ask, service
 
@@ -208,6 +211,50 @@ async def test_machines_that_refuse_are_passed_over(platform: Platform) -> None:
     await platform.machine("web", port=await platform.serve(Echo()))
     worker = await platform.edge()
     assert {(await ask(worker, "web.localhost"))[0] for _ in range(20)} == {200}
+
+
+def failing(internal_port: int) -> Check:
+    return Check(
+        name="servicecheck-00-tcp-80",
+        status=CRITICAL,
+        output="connect: connection refused",
+        updated_at="2026-01-01T00:00:00Z",
+        readiness=True,
+        internal_port=internal_port,
+    )
+
+
+async def test_a_machine_that_fails_its_checks_gets_requests_only_when_no_other_is_there(platform: Platform) -> None:
+    await platform.app("web")
+    well, ill = Echo(b"well"), Echo(b"ill")
+    well_port, ill_port = await platform.serve(well), await platform.serve(ill)
+    one = await platform.machine("web", port=well_port)
+    other = await platform.machine("web", port=ill_port, checks=(failing(ill_port),))
+    worker = await platform.edge()
+
+    async def answers() -> set[bytes]:
+        return {(await ask(worker, "web.localhost"))[2][:4].rstrip(b"G") for _ in range(20)}
+
+    assert await answers() == {b"well"}
+    await platform.change(one, state=states.STOPPED)
+    assert await answers() == {b"ill"}, "one that may answer is better than none"
+    await platform.change(one, state=states.STARTED)
+    assert await answers() == {b"well"}
+    await platform.put(replace(platform.machines[other.id], checks=(replace(failing(ill_port), status=PASSING),)))
+    assert await answers() == {b"well", b"ill"}, "results count although they leave updated_at alone"
+
+
+@pytest.mark.parametrize("changes", [{"readiness": False}, {"internal_port": 1}, {"status": PASSING}])
+async def test_checks_that_only_inform_or_are_anothers_change_nothing(
+    platform: Platform, changes: dict[str, Any]
+) -> None:
+    await platform.app("web")
+    one, other = Echo(b"a"), Echo(b"b")
+    await platform.machine("web", port=await platform.serve(one))
+    port = await platform.serve(other)
+    await platform.machine("web", port=port, checks=(replace(failing(port), **changes),))
+    worker = await platform.edge()
+    assert {(await ask(worker, "web.localhost"))[2][:1] for _ in range(20)} == {b"a", b"b"}
 
 
 async def test_a_lone_machine_that_refuses_is_502(platform: Platform) -> None:

@@ -259,6 +259,15 @@ async def agent(shared_agent: RunningAgent) -> AsyncIterator[RunningAgent]:
 
 
 @pytest.fixture
+async def doomed(agent: RunningAgent) -> AsyncIterator[RunningAgent]:
+    """The shared agent, put back to an undisturbed one."""
+    yield agent
+    assert agent.process is not None
+    if agent.process.poll() is not None:
+        await agent.restarted()
+
+
+@pytest.fixture
 async def watcher(shared_nats: NatsServer) -> AsyncIterator[Watcher]:
     bus = Bus(url=shared_nats.url, token=shared_nats.token, name="watcher")
     bus.open()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,15 +40,6 @@ def sandboxes(machine: Machine) -> list[int]:
 def points(kind: str) -> list[str]:
     steps = dict.fromkeys(plans.STEPS[kind])
     return [f"{moment}:{step}" for step in steps for moment in MOMENTS]
-
-
-@pytest.fixture
-async def doomed(agent: RunningAgent) -> AsyncIterator[RunningAgent]:
-    """The shared agent, put back to an undisturbed one."""
-    yield agent
-    assert agent.process is not None
-    if agent.process.poll() is not None:
-        await agent.restarted()
 
 
 async def arm(agent: RunningAgent, point: str) -> None:

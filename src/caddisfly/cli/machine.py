@@ -91,6 +91,16 @@ def status(id: MachineId, app: App = "", json: AsJson = False) -> None:
         detail += f", {left['error']}" if left.get("error") else ""
         rows.append((show.ago(event["timestamp"], now_ms), event["type"], event["status"], event["source"], detail))
     show.table(("AGO", "EVENT", "STATUS", "BY", "DETAIL"), rows)
+    if checks := machine.get("checks"):
+        show.line()
+        show.table(
+            ("CHECK", "STATUS", "OUTPUT"), [(one["name"], one["status"], _plain(one["output"])) for one in checks]
+        )
+
+
+def _plain(output: str) -> str:
+    """The beginning of what an app said, without what a terminal would obey."""
+    return "".join(character if character.isprintable() else " " for character in output[:200]).strip()
 
 
 def start(ids: MachineIds, app: App = "", json: AsJson = False) -> None:

@@ -42,6 +42,7 @@ class Route:
 
     entry: AppEntry
     candidates: tuple[Candidate, ...]
+    """Those whose checks pass; when there is none of these, all."""
     startable: tuple[Machine, ...]
     """May be woken, best first: every request that needs a wake chooses the same one."""
     on_the_way: tuple[Machine, ...]
@@ -193,7 +194,7 @@ class Routes:
         startable.sort(key=self._wake_rank)
         return Route(
             entry=entry,
-            candidates=tuple(candidates),
+            candidates=tuple(_ready(candidates)),
             startable=tuple(startable),
             on_the_way=tuple(on_the_way),
             rest=tuple(rest),
@@ -221,6 +222,11 @@ class Routes:
             _WAKE_ORDER.index(machine.state),
             machine.id,
         )
+
+
+def _ready(candidates: list[Candidate]) -> list[Candidate]:
+    """Unlike Fly, which holds requests then: one that may answer is better than none, and wakes need no check."""
+    return [one for one in candidates if one.machine.ready(one.port)] or candidates
 
 
 def _service(machine: Machine, port: int) -> Service | None:

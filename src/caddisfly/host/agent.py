@@ -22,6 +22,8 @@ from caddisfly.bus.catalog import HOST, MACHINE, HostEntry, Publication
 from caddisfly.bus.connection import Bus
 from caddisfly.bus.rpc import Dispatcher
 from caddisfly.host.capacity import free_disk_mb
+from caddisfly.host.checks.checks import Checks
+from caddisfly.host.checks.memory import Memory
 from caddisfly.host.computer import Computer, ThisComputer
 from caddisfly.host.drivers.driver import Driver, KeepsLog
 from caddisfly.host.guest import host_name
@@ -67,6 +69,7 @@ class Agent:
         self._engine: Engine | None = None
         self._machines: Machines | None = None
         self._logs = LogFollower(settings, self._bus, find=self._find, reopen=self._reopen_log)
+        self._checks = Checks(Memory(settings.run_dir / "checks"), publish=self._publish_again)
 
     async def start(self) -> None:
         settings = self._settings
@@ -96,7 +99,7 @@ class Agent:
         await self._adopt(contents)
         self._publication.want(f"{HOST}.{settings.host_id}", self._entry().model_dump())
         for machine in engine.machines.values():
-            self._publication.want(f"{MACHINE}.{machine.id}", machine.to_record())
+            self._publication.want(f"{MACHINE}.{machine.id}", self._checks.follow(machine).to_record())
         machines.register(self._dispatcher)
         records.register(self._dispatcher)
         self._register()
@@ -120,6 +123,7 @@ class Agent:
             self._server.close()
         await self._dispatcher.close()
         await self._logs.stop()
+        await self._checks.stop()
         await self._publication.stop()
         if self._engine is not None:
             await self._engine.close()
@@ -161,6 +165,7 @@ class Agent:
         swept = await self._images.roots.sweep(keep=roots - set(unwanted(roots)))
         if swept:
             log.warning("agent.swept", extra={"roots": len(swept)})
+        self._checks.sweep(ours)
         self._remove_stale_files(ours)
 
     def _remove_stale_files(self, ours: set[str]) -> None:
@@ -246,7 +251,13 @@ class Agent:
 
     async def _publish(self, machine: Machine) -> int:
         self._logs.watch(machine.id, from_start=True)
-        return await self._publication.put(f"{MACHINE}.{machine.id}", machine.to_record())
+        shown = self._checks.follow(machine)
+        return await self._publication.put(f"{MACHINE}.{machine.id}", shown.to_record())
+
+    async def _publish_again(self, machine_id: str) -> None:
+        machine = self._find(machine_id)
+        if machine is not None:
+            await self._publish(machine)
 
     def _check_room(self, machine: Machine) -> None:
         assert self._engine is not None

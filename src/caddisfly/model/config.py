@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from caddisfly.model import check
+from caddisfly.model.check import CheckConfig
 from caddisfly.model.duration import Duration
 from caddisfly.model.errors import InvalidArgument
 from caddisfly.model.guest import Guest
@@ -28,6 +30,11 @@ _SCHEDULES = ("hourly", "daily", "weekly", "monthly")
 _HANDLERS = ("http", "tls", "pg_tls", "proxy_proto", "edge_http", "tcp")
 _ENV_NAME = re.compile(r"[^=\x00]+")
 _DURATIONS = ("interval", "timeout", "grace_period")
+_HTTP_METHOD = re.compile(r"[A-Za-z]{1,16}")
+_HTTP_PATH = re.compile(r"/[\x21-\x7e]{0,2047}")
+_HOST_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,253}")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]{0,4096}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +74,9 @@ class Config:
         if not isinstance(raw, Mapping):
             raise InvalidArgument("missing config", next='send {"config": {"image": "..."}}')
         wire: dict[str, Any] = _without_nulls(raw)
-        for name, check in _CHECKS.items():
+        for name, normalise in _CHECKS.items():
             if name in wire:
-                wire[name] = check(wire[name], f"config.{name}")
+                wire[name] = normalise(wire[name], f"config.{name}")
         if not wire.get("image") and not wire.get("containers"):
             raise InvalidArgument("missing config.image", next="name an OCI image, such as nginx")
         size = wire.pop("size", None)
@@ -77,6 +84,9 @@ class Config:
             wire["guest"] = (Guest.of_preset(size) if size else Guest()).to_wire()
         elif size:
             raise InvalidArgument("config.guest and config.size exclude each other", next="keep config.guest")
+        count = len(wire.get("checks", ())) + sum(len(one.get("checks", ())) for one in wire.get("services", ()))
+        if count > check.CHECKS_MAX:
+            raise InvalidArgument(f"too many checks in config, at most {check.CHECKS_MAX}, got {count}")
         wire = {name: value for name, value in wire.items() if not _empty(value)}
         wire["init"] = wire.get("init", {})
         wire["dns"] = wire.get("dns", {})
@@ -109,6 +119,10 @@ class Config:
     @property
     def services(self) -> tuple[Service, ...]:
         return tuple(Service.from_wire(service) for service in self.wire.get("services") or ())
+
+    @property
+    def checks(self) -> tuple[CheckConfig, ...]:
+        return check.configured(self.wire)
 
     @property
     def restart(self) -> RestartPolicy:
@@ -268,16 +282,54 @@ def _check(value: object, field: str) -> dict[str, Any]:
     wire = _object(value, field)
     for name in _DURATIONS:
         if name in wire:
-            wire[name] = str(Duration.parse(wire[name], field=f"{field}.{name}"))
+            wire[name] = str(_check_time(name, Duration.parse(wire[name], field=f"{field}.{name}"), field))
     if "port" in wire:
         wire["port"] = _whole(wire["port"], f"{field}.port", 1, 65535)
-    if "type" in wire:
-        _one_of(wire["type"], f"{field}.type", ("tcp", "http"))
+    if not wire.get("type"):
+        raise InvalidArgument(f"missing {field}.type", next="give tcp or http")
+    _one_of(wire["type"], f"{field}.type", ("tcp", "http"))
+    if wire.get("kind"):
+        _one_of(wire["kind"], f"{field}.kind", ("informational", "readiness"))
+    if wire.get("protocol"):
+        _one_of(wire["protocol"], f"{field}.protocol", ("http", "https"))
+    if wire.get("method") and not _HTTP_METHOD.fullmatch(_text(wire["method"], f"{field}.method")):
+        raise InvalidArgument(f"invalid {field}.method, {wire['method']!r} is not a method such as GET")
+    if wire.get("path") and not _HTTP_PATH.fullmatch(_text(wire["path"], f"{field}.path")):
+        raise InvalidArgument(f"invalid {field}.path, {wire['path']!r} is not a path such as /health")
+    if "tls_skip_verify" in wire:
+        _flag(wire["tls_skip_verify"], f"{field}.tls_skip_verify")
+    if wire.get("tls_server_name") and not _HOST_NAME.fullmatch(
+        _text(wire["tls_server_name"], f"{field}.tls_server_name")
+    ):
+        raise InvalidArgument(f"invalid {field}.tls_server_name, {wire['tls_server_name']!r} is not a host name")
+    for index, header in enumerate(_list(wire.get("headers", []), f"{field}.headers")):
+        _header(header, f"{field}.headers[{index}]")
     return wire
 
 
+def _check_time(name: str, time: Duration, field: str) -> Duration:
+    least = {"interval": check.INTERVAL_MIN, "timeout": Duration(1)}.get(name, Duration(0))
+    if time < least:
+        raise InvalidArgument(f"invalid {field}.{name}, must be at least {least}, got {time}")
+    return time
+
+
+def _header(value: object, field: str) -> None:
+    wire = _object(value, field)
+    name = _text(wire.get("name", ""), f"{field}.name")
+    if not _HEADER_NAME.fullmatch(name):
+        raise InvalidArgument(f"invalid {field}.name, {name!r} is not the name of a header")
+    for text in _texts(wire.get("values", []), f"{field}.values"):
+        if not _HEADER_VALUE.fullmatch(text):
+            raise InvalidArgument(f"invalid {field}.values, {text!r} cannot be sent in a header")
+
+
 def _named_checks(value: object, field: str) -> dict[str, Any]:
-    return {name: _check(inner, f"{field}.{name}") for name, inner in _object(value, field).items()}
+    checks = {name: _check(inner, f"{field}.{name}") for name, inner in _object(value, field).items()}
+    for name, wire in checks.items():
+        if "port" not in wire:
+            raise InvalidArgument(f"missing {field}.{name}.port", next="name the port inside the Machine to ask")
+    return checks
 
 
 def _service(value: object, field: str) -> dict[str, Any]:
@@ -297,7 +349,8 @@ def _service(value: object, field: str) -> dict[str, Any]:
         _port(port, f"{field}.ports[{index}]")
     if "checks" in wire:
         wire["checks"] = [
-            _check(check, f"{field}.checks[{index}]") for index, check in enumerate(_list(wire["checks"], field))
+            _check(one, f"{field}.checks[{index}]")
+            for index, one in enumerate(_list(wire["checks"], f"{field}.checks"))
         ]
     wire.setdefault("force_instance_key", None)
     return wire

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from caddisfly.model import ids, states
+from caddisfly.model.check import Check
 from caddisfly.model.config import Config
 from caddisfly.model.lease import Lease
 
@@ -115,6 +116,8 @@ class Machine:
     """Scheduled Machines: the last slot that was served (`host/schedule.py`)."""
     lease: Lease | None = None
     """May have run out: ask its host's `Leases`."""
+    checks: tuple[Check, ...] = ()
+    """What health checks last found. Only what is published has them: the journal holds what must not be lost."""
 
     def with_event(
         self,
@@ -134,6 +137,10 @@ class Machine:
     def alive(self) -> bool:
         return self.state in states.ALIVE
 
+    def ready(self, internal_port: int) -> bool:
+        """Whether no check says that the service behind this port should be left alone."""
+        return not any(check.keeps_from(internal_port) for check in self.checks)
+
     def newest(self, event_type: str) -> Event | None:
         return next((event for event in self.events if event.type == event_type), None)
 
@@ -151,7 +158,7 @@ class Machine:
             "config": dict(self.config.wire),
             "image_ref": self.image.to_wire(),
             "events": [event.to_wire() for event in self.events[:EVENTS_ON_OBJECT]],
-            "checks": [],
+            "checks": [check.to_wire() for check in self.checks],
             "host_status": "ok",
             "cordoned": self.cordoned,
         }
@@ -164,6 +171,7 @@ class Machine:
             "image": self.image.to_wire(),
             "events": [event.to_wire() for event in self.events],
             "lease": self.lease.to_record() if self.lease else None,
+            "checks": [check.to_record() for check in self.checks],
         }
 
     @classmethod
@@ -176,10 +184,12 @@ class Machine:
             image=ImageRef(**record["image"]),
             events=tuple(Event(**event) for event in record.get("events", ())),
             lease=Lease.from_record(record["lease"]) if record.get("lease") else None,
+            checks=tuple(Check.from_record(check) for check in record.get("checks", ())),
         )
 
 
-_PLAIN = tuple(name for name in Machine.__dataclass_fields__ if name not in ("config", "image", "events", "lease"))
+_OTHER = ("config", "image", "events", "lease", "checks")
+_PLAIN = tuple(name for name in Machine.__dataclass_fields__ if name not in _OTHER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
