@@ -110,6 +110,7 @@ async def test_files_that_the_host_lends_are_mounted_inside(
         .symlink("etc/hosts", f"{UP}etc/caddis-canary")
         .symlink("etc/hostname", str(CANARY))
         .symlink(".fly", f"{UP}etc")
+        .symlink("fly", f"{UP}etc")
     )
     found = await ended(watcher, await agent.create(image=await image("mounts:1", layer.tar())))
     mounted = Path("/proc/self/mountinfo").read_text()

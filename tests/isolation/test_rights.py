@@ -196,7 +196,8 @@ async def test_proc_and_sys_tell_and_take_nothing(agent: RunningAgent, watcher: 
         "ip addr add 10.0.0.1/8 dev eth0": "addresses",
         "ip link set eth0 down": "links",
         "echo x > /etc/resolv.conf": "a file that the host lends",
-        "echo x > /.fly/init": "the init that the host lends",
+        "echo x > /fly/init": "the init that the host lends",
+        "echo x > /.fly/x": "the directory of the agent's door",
         "nice -n -5 true 2>&1 | grep -q . && exit 1; renice -n -5 -p 1": "priority over neighbours",
     }
     lines = "".join(f"({line}) >/dev/null 2>&1; echo $?\n" for line in refused)

@@ -37,6 +37,9 @@ from caddisfly.host.operations.engine import Engine
 from caddisfly.host.operations.work import Parts, attachment_of
 from caddisfly.host.records import Records
 from caddisfly.host.schedule import Schedule
+from caddisfly.host.selfservice.calls import Calls
+from caddisfly.host.selfservice.doors import Doors
+from caddisfly.host.selfservice.exchange import Answer, Request
 from caddisfly.host.settings import HostSettings
 from caddisfly.model import states
 from caddisfly.model.errors import InvalidArgument, Problem, Unavailable
@@ -69,7 +72,9 @@ class Agent:
         self._engine: Engine | None = None
         self._machines: Machines | None = None
         self._logs = LogFollower(settings, self._bus, find=self._find, reopen=self._reopen_log)
-        self._checks = Checks(Memory(settings.run_dir / "checks"), publish=self._publish_again)
+        self._checks = Checks(Memory(settings.run_dir / "checks"), publish=self._publish_again, probe=computer.probe)
+        self._doors = Doors(settings, serve=self._answer_machine, wanted=computer.runs_programs)
+        self._calls: Calls | None = None
 
     async def start(self) -> None:
         settings = self._settings
@@ -94,12 +99,15 @@ class Agent:
             leases=leases,
         )
         records = Records(journal=self._journal, engine=engine, driver=driver, leases=leases)
+        self._calls = Calls(machines, records, show=lambda id: self._checks.follow(engine.get(id)))
         self._logs.start()
         contents = await self._journal.open()
         await self._adopt(contents)
         self._publication.want(f"{HOST}.{settings.host_id}", self._entry().model_dump())
         for machine in engine.machines.values():
+            self._doors.follow(machine)
             self._publication.want(f"{MACHINE}.{machine.id}", self._checks.follow(machine).to_record())
+        self._doors.sweep(keep=contents.quarantined)
         machines.register(self._dispatcher)
         records.register(self._dispatcher)
         self._register()
@@ -123,10 +131,11 @@ class Agent:
             self._server.close()
         await self._dispatcher.close()
         await self._logs.stop()
-        await self._checks.stop()
         await self._publication.stop()
         if self._engine is not None:
             await self._engine.close()
+        await self._doors.stop()
+        await self._checks.stop()
         await self._journal.close()
         await self._bus.close()
         await self._computer.close()
@@ -251,6 +260,7 @@ class Agent:
 
     async def _publish(self, machine: Machine) -> int:
         self._logs.watch(machine.id, from_start=True)
+        self._doors.follow(machine)
         shown = self._checks.follow(machine)
         return await self._publication.put(f"{MACHINE}.{machine.id}", shown.to_record())
 
@@ -258,6 +268,10 @@ class Agent:
         machine = self._find(machine_id)
         if machine is not None:
             await self._publish(machine)
+
+    async def _answer_machine(self, machine_id: str, request: Request) -> Answer:
+        assert self._calls is not None
+        return await self._calls.answer(machine_id, request)
 
     def _check_room(self, machine: Machine) -> None:
         assert self._engine is not None

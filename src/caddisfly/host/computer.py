@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from caddisfly.host.capacity import Capacity
+from caddisfly.host.checks.probe import Finding, probe
 from caddisfly.host.drivers.driver import Driver, Sandbox
 from caddisfly.host.drivers.oci.driver import OciDriver
 from caddisfly.host.guest import compile_sandbox
@@ -23,6 +24,7 @@ from caddisfly.host.journal.journal import Journal
 from caddisfly.host.network.network import Attachment, Network
 from caddisfly.host.operations.work import Images, Links, Roots
 from caddisfly.host.settings import HostSettings
+from caddisfly.model.check import CheckConfig
 from caddisfly.model.config import Config
 from caddisfly.model.errors import FailedPrecondition
 from caddisfly.model.machine import Machine
@@ -92,6 +94,15 @@ class Computer(Protocol):
         """Raises `InvalidArgument` for a config that makes no sense on this computer."""
         ...
 
+    @property
+    def runs_programs(self) -> bool:
+        """Whether there is anyone in its Machines who could ask something."""
+        ...
+
+    async def probe(self, check: CheckConfig, address: str) -> Finding:
+        """Ask a Machine whether it is well."""
+        ...
+
     def compile(
         self, machine: Machine, *, image: ImageConfig, root: Path, netns: Path, log: Path, settings: HostSettings
     ) -> Sandbox:
@@ -101,6 +112,8 @@ class Computer(Protocol):
 
 class ThisComputer:
     """The computer that this process runs on."""
+
+    runs_programs = True
 
     def __init__(self, settings: HostSettings, images: ImageSettings | None = None) -> None:
         self._settings = settings
@@ -129,6 +142,9 @@ class ThisComputer:
 
     def accept(self, config: Config) -> None:
         """What a computer can do with a config is found out by doing it."""
+
+    async def probe(self, check: CheckConfig, address: str) -> Finding:
+        return await probe(check, address)
 
     def compile(
         self, machine: Machine, *, image: ImageConfig, root: Path, netns: Path, log: Path, settings: HostSettings

@@ -12,6 +12,8 @@ from pathlib import Path
 from caddisfly.host import inroot
 from caddisfly.host.drivers.driver import Bind, Limits, Sandbox
 from caddisfly.host.images.image import ImageConfig
+from caddisfly.host.selfservice.door import make_directory
+from caddisfly.host.selfservice.doors import directory_of
 from caddisfly.host.settings import HostSettings
 from caddisfly.model.errors import InvalidArgument
 from caddisfly.model.guest import KINDS
@@ -54,7 +56,7 @@ def compile_sandbox(
         gids=gids,
         hostname=hostname,
         netns=netns,
-        binds=_etc_files(machine, hostname, settings),
+        binds=(*_etc_files(machine, hostname, settings), _door(machine, settings)),
         limits=Limits(
             cores=float(guest.cpus),
             weight=max(1, round(100 * KINDS[guest.cpu_kind].cpu_quota * guest.cpus)),
@@ -163,6 +165,13 @@ def _etc_files(machine: Machine, hostname: str, settings: HostSettings) -> tuple
     for name, text in texts.items():
         (directory / name).write_text(text)
     return tuple(Bind(source=directory / name, target=f"/etc/{name}") for name in texts)
+
+
+def _door(machine: Machine, settings: HostSettings) -> Bind:
+    """`/.fly`, where the agent's socket is or will be."""
+    directory = directory_of(settings, machine.id)
+    make_directory(directory)
+    return Bind(source=directory, target="/.fly")
 
 
 def host_nameservers() -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from caddisfly.host import guest
 from caddisfly.host.capacity import Capacity
+from caddisfly.host.checks.probe import Finding
 from caddisfly.host.drivers.conduct import Conduct, Script
 from caddisfly.host.drivers.driver import Driver, Limits, Sandbox
 from caddisfly.host.drivers.mock import MockDriver
@@ -25,6 +26,7 @@ from caddisfly.host.images.reference import Reference
 from caddisfly.host.journal.journal import Journal
 from caddisfly.host.network.network import Attachment
 from caddisfly.host.settings import HostSettings
+from caddisfly.model.check import CheckConfig
 from caddisfly.model.config import Config
 from caddisfly.model.errors import InvalidArgument, NotFound, Unimplemented
 from caddisfly.model.machine import Machine
@@ -70,6 +72,8 @@ class Fate:
 class SimulatedComputer:
     """`lose` makes its host unreachable for some seconds."""
 
+    runs_programs = False
+
     def __init__(
         self, settings: HostSettings, *, fate: Fate, cpus: int, memory_mb: int, lose: Callable[[float], None]
     ) -> None:
@@ -91,6 +95,10 @@ class SimulatedComputer:
 
     def accept(self, config: Config) -> None:
         self._fate.script(config)
+
+    async def probe(self, check: CheckConfig, address: str) -> Finding:
+        """Every Machine is well: its address is made up, and may be somebody's in the world outside."""
+        return Finding(True, "simulated")
 
     def compile(
         self, machine: Machine, *, image: ImageConfig, root: Path, netns: Path, log: Path, settings: HostSettings

@@ -16,44 +16,17 @@ from starlette.exceptions import HTTPException
 
 from caddisfly.control.rest.wire import reply
 from caddisfly.model.errors import Internal, InvalidArgument, Problem
+from caddisfly.model.failure import body_of, status_of
 
 log = logging.getLogger(__name__)
 
-STATUS = {
-    "invalid_argument": 400,
-    "unauthenticated": 401,
-    "permission_denied": 403,
-    "not_found": 404,
-    "deadline_exceeded": 408,
-    "already_exists": 409,
-    "aborted": 409,
-    "failed_precondition": 412,
-    "unprocessable": 422,
-    "resource_exhausted": 429,
-    "unknown": 500,
-    "unimplemented": 501,
-    "unavailable": 503,
-}
-_WITH_PREFIX = frozenset(
-    (
-        "invalid_argument",
-        "not_found",
-        "deadline_exceeded",
-        "already_exists",
-        "aborted",
-        "failed_precondition",
-        "unknown",
-    )
-)
 _RETRY_AFTER_S = {"unavailable": "2", "resource_exhausted": "1"}
 
 
 def response(problem: Problem, *, more: Mapping[str, str] | None = None) -> Response:
     """`more` goes into the body beside what is always there."""
-    error = f"{problem.code}: {problem.what}" if problem.code in _WITH_PREFIX else problem.what
-    body = {"error": error, "status": problem.status, "why": problem.why, "next": problem.next}
-    body |= more or {}
-    answer = reply({name: value for name, value in body.items() if value}, STATUS.get(problem.code, 500))
+    body = {**body_of(problem), **(more or {})}
+    answer = reply({name: value for name, value in body.items() if value}, status_of(problem))
     if problem.code in _RETRY_AFTER_S:
         answer.headers["retry-after"] = _RETRY_AFTER_S[problem.code]
     if problem.code == "unauthenticated":

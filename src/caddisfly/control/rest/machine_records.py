@@ -11,11 +11,11 @@ from caddisfly.bus import contract
 from caddisfly.control.rest import shapes, wire
 from caddisfly.control.rest.reach import AnyMachine, LeaseNonce, MetadataKey, Parts, ThisMachine
 from caddisfly.model.errors import InvalidArgument, NotFound
+from caddisfly.model.metadata import check_changes
 
 router = APIRouter(prefix="/v1/apps/{app}/machines/{machine}", tags=["machines"], responses=shapes.ERRORS)
 
 _SORTS = ("pid", "stime", "rtime", "command", "directory", "cpu", "rss")
-_KEY_MAX, _VALUE_MAX, _KEYS_MAX = 256, 4096, 256
 _DONE: dict[int | str, dict[str, Any]] = {204: {"description": "Done"}}
 
 
@@ -140,13 +140,7 @@ async def _merge(request: Request, machine: ThisMachine, control: Parts) -> Resp
 async def _set(
     machine: ThisMachine, control: Parts, changes: Mapping[str, str | None], *, machine_version: str = ""
 ) -> Response:
-    for name, value in changes.items():
-        if not name or len(name) > _KEY_MAX:
-            raise InvalidArgument(f"invalid metadata key {name[:40]!r}, must have 1 to {_KEY_MAX} characters")
-        if len(value or "") > _VALUE_MAX:
-            raise InvalidArgument(f"invalid metadata value of {name!r}, must have at most {_VALUE_MAX} characters")
-    if len({**machine.config.metadata, **changes}) > _KEYS_MAX:
-        raise InvalidArgument(f"too many metadata keys, at most {_KEYS_MAX} are kept")
+    check_changes(machine.config.metadata, changes)
     call = contract.SetMetadata(machine_id=machine.id, metadata=dict(changes), machine_version=machine_version)
     await control.machines.change(machine, contract.SET_METADATA, call)
     return Response(status_code=204)

@@ -27,7 +27,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bind:
-    """A file of the host shown inside, read-only."""
+    """A file or directory of the host shown inside, read-only."""
 
     source: Path
     target: str

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from caddisfly.model.errors import DeadlineExceeded
 
-INIT = "/.fly/init"
-"""Where it is shown inside."""
+INIT = "/fly/init"
+"""Where it is shown inside. Not in `/.fly`, which is a directory of the host, shown read-only."""
 INIT_BINARY = Path("/usr/bin/tini-static")
 _LOOK_EVERY_S = 0.001
 _IGNORED_BY_TINI = 1 << (signal.SIGTTIN - 1) | 1 << (signal.SIGTTOU - 1)
