@@ -41,6 +41,17 @@ def test_without_a_word_it_runs_until_it_is_stopped(caddis_app: CaddisApp) -> No
     caddis_app.client.machines.wait(caddis_app.name, machine["id"], "started", timeout_s=20)
 
 
+def test_checks_begin_critical_and_pass_although_nobody_is_there(caddis_app: CaddisApp) -> None:
+    check = {"type": "http", "port": 8080, "grace_period": "500ms"}
+    machine = caddis_app.create(checks={"up": check})
+    (first,) = machine["checks"]
+    assert (first["name"], first["status"], first["output"]) == ("up", "critical", "the check has not run yet")
+    deadline = time.monotonic() + 10
+    while (now := caddis_app.client.machines.get(caddis_app.name, machine["id"])["checks"][0])["status"] != "passing":
+        assert time.monotonic() < deadline, now
+    assert first["updated_at"] <= now["updated_at"]
+
+
 def test_start_error_is_final(caddis_app: CaddisApp) -> None:
     machine = caddis_app.create(act="start-error")
     assert machine["state"] == "failed"
