@@ -306,6 +306,24 @@ async def test_a_reboot_ends_what_ran_starts_it_again_and_leaves_nothing(world: 
     assert_path(after)
 
 
+async def test_a_retry_goes_on_when_the_call_it_gave_way_to_cannot_begin(world: World) -> None:
+    machine = await world.create(restart={"policy": "always"})
+    machine = await world.engine.settled(machine.id)
+    world.driver.end(machine.run_id, Exit(exit_code=1))
+    await eventually(lambda: not world.links.plugged and world.engine.machines[machine.id].state == "restarting")
+    write = world.engine._journal.write
+
+    async def full(change: Write) -> None:
+        if change.begin is not None and change.begin.kind == "destroy":
+            raise Unavailable("the host's journal cannot be written")
+        await write(change)
+
+    world.engine._journal.write = full  # type: ignore[method-assign]
+    with pytest.raises(Unavailable):
+        await world.engine.ask(machine.id, lambda now: lifecycle.destroy(now, source="user", force=True))
+    await eventually(lambda: world.engine.machines[machine.id].state == "started")
+
+
 async def test_a_start_whose_resumption_crashed_too_begins_a_new_incarnation(world: World) -> None:
     begun = lifecycle.start(a_machine(state="stopped"), source="user")
     assert begun.operation is not None

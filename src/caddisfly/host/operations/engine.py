@@ -208,6 +208,7 @@ class Engine:
             follow = await self._fail(work, problem)
         except GaveWay:
             await self._end(work, lambda now: Decision(replace(now, operation="")))
+            self._go_back_to(machine_id)
         except Exception as error:
             log.exception("engine.bug", extra={"machine": machine_id, "operation": work.operation.kind})
             follow = await self._fail(work, Internal(f"{work.operation.kind} failed", why=repr(error)))
@@ -341,6 +342,30 @@ class Engine:
                 delay_s = min(delay_s * 2, _DELAY_MAX_S)
             else:
                 return
+
+    def _go_back_to(self, machine_id: str) -> None:
+        """Whoever an operation gave way to may fail to begin another: then what was interrupted goes on."""
+
+        async def run() -> None:
+            delay_s = _RETRY_FIRST_S
+            try:
+                while True:
+                    await asyncio.sleep(delay_s)
+                    try:
+                        async with self._lock(machine_id):
+                            machine = self.machines.get(machine_id)
+                            if machine is not None and not machine.operation:
+                                await self._apply(machine, lifecycle.recovered)
+                    except Unavailable as problem:
+                        log.error("engine.return_delayed", extra={"machine": machine_id, "reason": str(problem)})
+                        delay_s = min(delay_s * 2, _DELAY_MAX_S)
+                    else:
+                        return
+            finally:
+                if self._watchers.get(machine_id) is asyncio.current_task():
+                    del self._watchers[machine_id]
+
+        self._watchers[machine_id] = asyncio.create_task(run(), name=f"return-{machine_id}")
 
     def _watch(self, machine: Machine) -> None:
         """Learn of the end of this incarnation, whenever it comes. A full disk only delays that it is known."""
