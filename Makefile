@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
-.PHONY: help setup demo test check bench down clean
+.PHONY: help setup demo test soak check bench down clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,10 @@ test: ## Check the code and run every test
 	@scripts/setup --test
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/pytest $(ARGS)
+
+soak: ## Simulate 10,000 schedules of a host beyond those of `make test` (ARGS="--seeds 50000:60000" for others)
+	@[ -x $(BIN)/pytest ] || scripts/setup --test
+	@$(BIN)/python -m tests.simulation --seeds 2000:12000 $(ARGS)
 
 check: ## Format, lint, types and the rooms' rules
 	@[ -x $(BIN)/ruff ] || scripts/setup --test

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -358,74 +357,3 @@ async def test_no_room_is_a_reason_to_fail_not_to_loop(world: World) -> None:
     machine = await world.create()
     assert (await world.engine.settled(machine.id)).state == "failed"
     assert not world.links.plugged
-
-
-def calls(chance: random.Random) -> lifecycle.Decision | object:
-    """One random call, as a function of the Machine."""
-    return chance.choice(
-        [
-            lambda now: lifecycle.start(now, source="user"),
-            lambda now: lifecycle.stop(now, source="user", timeout_s=0.01),
-            lambda now: lifecycle.restart(now, source="user", timeout_s=0.01),
-            lambda now: lifecycle.destroy(now, source="user", force=chance.random() < 0.3),
-            lambda now: lifecycle.update(
-                now,
-                config=Config.parse({"image": "nginx", "env": {"N": str(chance.random())}}),
-                image=now.image,
-                current_version="",
-                launch=chance.random() < 0.7,
-                cordoned=False,
-            ),
-        ]
-    )
-
-
-async def storm(world: World, chance: random.Random) -> list[str]:
-    """Random calls, exits, start errors and crashes on a few Machines."""
-    made = [(await world.create(launch=chance.random() < 0.8, restart={"policy": "always"})).id for _ in range(3)]
-    pending: set[asyncio.Task[object]] = set()
-    for _ in range(40):
-        what = chance.random()
-        if what < 0.55:
-            call = world.engine.ask(chance.choice(made), calls(chance), hurry=chance.random() < 0.3)  # type: ignore[arg-type]
-            pending.add(asyncio.create_task(call))  # type: ignore[arg-type]
-        elif what < 0.7 and world.driver.running:
-            world.driver.end(chance.choice(sorted(world.driver.running)), Exit(exit_code=chance.choice([0, 1])))
-        elif what < 0.8:
-            world.start_errors = [chance.choice([Unavailable("later"), InvalidArgument("never")])]
-        elif what < 0.9:
-            await world.down()
-            await world.up()
-        for _ in range(chance.randrange(4)):
-            await asyncio.sleep(0)
-    world.start_errors = []
-    await asyncio.wait(pending, timeout=2) if pending else None
-    for task in pending:
-        task.cancel()
-    await asyncio.gather(*pending, return_exceptions=True)
-    return made
-
-
-@pytest.mark.parametrize("seed", range(25))
-async def test_whatever_happens_nothing_runs_twice_and_nothing_is_left(world: World, seed: int) -> None:
-    made = await storm(world, random.Random(seed))
-    await world.down()
-    await world.up()
-
-    def at_rest() -> bool:
-        return all(
-            (now := world.engine.machines[id]).state in ("started", "stopped", "failed", "destroyed")
-            and not now.operation
-            for id in made
-        )
-
-    await eventually(at_rest, timeout_s=40)
-    machines = [world.engine.machines[id] for id in made]
-    up = {machine.run_id for machine in machines if machine.state == "started"}
-    assert set(world.driver.running) == up, "I1, I7"
-    assert world.links.plugged == up, "I4"
-    assert world.images.roots.mounted == up, "I4"
-    assert len(world.driver.starts) == len(set(world.driver.starts)), "no incarnation starts twice"
-    for machine in machines:
-        assert_path(machine)
-        assert world.published[machine.id] == machine, "what others see is what is"

@@ -1,0 +1,350 @@
+"""Bugs, planted one at a time, that the simulation must find: each is one that somebody could really write.
+
+They are put over the product's own functions here and nowhere else; the product has no switch for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+from caddisfly.bus.catalog import Publication
+from caddisfly.host.agent import Agent
+from caddisfly.host.journal.journal import Contents, Write
+from caddisfly.host.journal.operation import Operation
+from caddisfly.host.operations import engine as engine_module
+from caddisfly.host.operations import lifecycle, plans
+from caddisfly.host.operations.engine import Engine
+from caddisfly.host.operations.steps import STEPS, await_exit
+from caddisfly.host.operations.work import Work
+from caddisfly.model import states
+from caddisfly.model.errors import Problem
+from caddisfly.model.machine import Exit, Machine
+from tests.simulation.disk import SimJournal
+
+Patch = tuple[object, str, Any]
+_COMMIT, _APPLY, _RESUME, _ADOPT = Engine._commit, Engine._apply, Engine._resume, Engine.adopt
+_EXITED, _FINISHED, _START, _FAILED = lifecycle.exited, lifecycle.finished, lifecycle.start, lifecycle.failed
+_SWEEP = Agent._sweep
+
+
+def intent_after_effect() -> list[Patch]:
+    """The journal is written, but nobody waits for it before the work begins."""
+    tasks: list[asyncio.Task[None]] = []
+
+    async def commit(
+        self: Engine, machine: Machine, *, fence: str, begin: Operation | None = None, end: Operation | None = None
+    ) -> Machine:
+        write = Write(machine=machine, fence=fence, begin=begin, end=end.id if end else "")
+        tasks.append(asyncio.create_task(self._journal.write(write)))  # type: ignore[arg-type]
+        self.machines[machine.id] = machine
+        return machine
+
+    return [(Engine, "_commit", commit), (SimJournal, "write", _awaitable_write)]
+
+
+async def _awaitable_write(self: SimJournal, change: Write) -> None:
+    await self._do(lambda: self._disk.write(change))
+
+
+def incarnation_only_in_memory() -> list[Patch]:
+    """A new incarnation gets its number, and the journal never hears of it before it is built."""
+
+    async def incarnate(self: Engine, work: Work) -> None:
+        number = await self._journal.next_number("run")
+        work.machine = replace(
+            self.machines[work.machine.id], run_id=f"{work.machine.id}-{number:08x}", run_number=number
+        )
+        self.machines[work.machine.id] = work.machine
+
+    return [(Engine, "_incarnate", incarnate)]
+
+
+def shown_before_durable() -> list[Patch]:
+    """The catalog hears of a change before the journal has it."""
+
+    async def apply(self: Engine, before: Machine, decide: Any) -> tuple[Machine, int]:
+        await self._publish(decide(before).machine)
+        return await _APPLY(self, before, decide)
+
+    return [(Engine, "_apply", apply)]
+
+
+def resume_skips_release() -> list[Patch]:
+    """After a crash a start goes on with a new incarnation, and what the old one had stays."""
+
+    async def resume(self: Engine, work: Work) -> None:
+        async def nothing(work: Work) -> None:
+            return
+
+        with mock.patch.object(engine_module.release_sandbox, "run", nothing):
+            await _RESUME(self, work)
+
+    return [(Engine, "_resume", resume)]
+
+
+def resume_starts_beside() -> list[Patch]:
+    """After a crash a start goes on without looking whether its sandbox runs already."""
+
+    async def resume(self: Engine, work: Work) -> None:
+        operation = work.operation
+        if plans.MOUNT_ROOT in operation.steps and operation.at >= operation.steps.index(plans.MOUNT_ROOT):
+            work.operation = replace(operation, at=operation.steps.index(plans.MOUNT_ROOT))
+
+    return [(Engine, "_resume", resume)]
+
+
+def failure_leaves_sandbox() -> list[Patch]:
+    """An operation that failed says so, and leaves what it had built."""
+
+    async def release(self: Engine, work: Work) -> None:
+        return
+
+    return [(Engine, "_release", release)]
+
+
+def release_gives_up() -> list[Patch]:
+    """What cannot be taken down in this moment is left."""
+
+    async def release(self: Engine, work: Work) -> None:
+        try:
+            await STEPS[plans.RELEASE_SANDBOX](work)
+        except (Problem, OSError):
+            return
+
+    return [(Engine, "_release", release)]
+
+
+def exit_recorded_twice() -> list[Patch]:
+    """Who waits for the exit and the operation that asked for it both write it down."""
+
+    def exited(machine: Machine, exit: Exit, *, operation: Operation | None) -> lifecycle.Decision:
+        return _EXITED(replace(machine, exited_run=""), exit, operation=operation)
+
+    return [(lifecycle, "exited", exited)]
+
+
+def exit_not_recorded() -> list[Patch]:
+    """An operation that ends a Machine leaves the exit to the watcher, which is too late."""
+
+    async def step(work: Work) -> None:
+        async def forget(exit: Exit) -> None:
+            return
+
+        record, work.record_exit = work.record_exit, forget
+        await await_exit.run(work)
+        work.record_exit = record
+
+    return [(STEPS, plans.AWAIT_EXIT, step)]
+
+
+def watcher_gives_up() -> list[Patch]:
+    """An exit is lost when the journal cannot be written in that moment."""
+
+    def watch(self: Engine, machine: Machine) -> None:
+        async def run() -> None:
+            try:
+                exit = await self._parts.driver.wait(machine.run_id)
+                await self.exited(machine.id, machine.run_id, exit)
+            except Problem:
+                return
+
+        self._watchers[machine.run_id] = asyncio.create_task(run())
+
+    return [(Engine, "_watch", watch)]
+
+
+def nobody_watches_after_crash() -> list[Patch]:
+    """What is found running is not waited for."""
+
+    async def adopt(self: Engine, machine: Machine, operation: Operation | None) -> None:
+        with mock.patch.object(Engine, "_watch"):
+            await _ADOPT(self, machine, operation)
+
+    return [(Engine, "adopt", adopt)]
+
+
+def no_lock() -> list[Patch]:
+    """Two callers decide on one Machine at the same time."""
+    return [(Engine, "_lock", lambda self, machine_id: asyncio.Lock())]
+
+
+def operation_forgotten() -> list[Patch]:
+    """After a crash what was under way is dropped."""
+
+    async def adopt(self: Engine, machine: Machine, operation: Operation | None) -> None:
+        await _ADOPT(self, replace(machine, operation=""), None)
+
+    return [(Engine, "adopt", adopt)]
+
+
+def catalog_not_mended() -> list[Patch]:
+    """What a put could not say, or a bucket lost, is never said again."""
+
+    async def reconcile(self: Publication) -> None:
+        self._suspect.clear()
+
+    return [(Publication, "reconcile", reconcile)]
+
+
+def catalog_not_told() -> list[Patch]:
+    """The outcome of an operation is durable, and not published."""
+
+    async def conclude(self: Engine, decision: lifecycle.Decision, operation: Operation) -> None:
+        await _COMMIT(self, decision.machine, fence=operation.id, begin=decision.operation, end=operation)
+
+    async def end(self: Engine, work: Work, decide: Any) -> lifecycle.Decision:
+        async with self._lock(work.machine.id):
+            decision: lifecycle.Decision = decide(self.machines[work.machine.id])
+            await self._conclude(decision, work.operation)
+        if decision.machine.state == states.STARTED and work.operation.kind in plans.STARTS:
+            self._watch(decision.machine)
+        return decision
+
+    return [(Engine, "_conclude", conclude), (Engine, "_end", end), (Publication, "reconcile", _only_clear)]
+
+
+async def _only_clear(self: Publication) -> None:
+    self._suspect.clear()
+
+
+def policy_overrules_stop() -> list[Patch]:
+    """A Machine that restarts always does so after a stop, too."""
+
+    def finished(machine: Machine, operation: Operation) -> lifecycle.Decision:
+        if operation.kind == plans.STOP and machine.config.restart.policy == "always" and "then" not in operation.args:
+            idle = replace(machine, operation="", state=states.RESTARTING, run_id="")
+            again = idle.with_event("restart", "restarting", source="flyd")
+            return lifecycle._begin(again, plans.RETRY, {"delay_s": 0.1})
+        return _FINISHED(machine, operation)
+
+    return [(lifecycle, "finished", finished)]
+
+
+def destroyed_can_start() -> list[Patch]:
+    """A destroyed Machine that is still readable can be started."""
+
+    def start(machine: Machine, *, source: str) -> lifecycle.Decision:
+        if machine.state == states.DESTROYED:
+            machine = replace(machine, state=states.STOPPED)
+        return _START(machine, source=source)
+
+    return [(lifecycle, "start", start)]
+
+
+def destroy_may_fail() -> list[Patch]:
+    """A destroy that was accepted and stumbles is given up."""
+
+    def failed(machine: Machine, operation: Operation, problem: Problem, *, now_ms: int) -> lifecycle.Decision:
+        return _FAILED(machine, replace(operation, kind=plans.STOP), problem, now_ms=now_ms)
+
+    return [(lifecycle, "failed", failed)]
+
+
+def sweep_takes_dying() -> list[Patch]:
+    """An agent that comes back sweeps away what is being destroyed before its exit was read."""
+
+    async def sweep(self: Agent, contents: Contents) -> None:
+        machines = tuple(machine for machine in contents.machines if machine.alive)
+        await _SWEEP(self, replace(contents, machines=machines))
+
+    return [(Agent, "_sweep", sweep)]
+
+
+def nothing_swept() -> list[Patch]:
+    """A reboot loses a sandbox without taking down its root, and nobody does."""
+
+    def lost(machine: Machine, *, now_ms: int) -> lifecycle.Decision:
+        noted = lifecycle.with_exit(
+            machine, Exit(exit_code=-1), requested=False, restarting=True, restart_count=machine.restart_count
+        )
+        return _START(replace(noted, state=states.STOPPED), source="flyd")
+
+    return [(lifecycle, "lost", lost)]
+
+
+def numbers_start_over() -> list[Patch]:
+    """Numbers of incarnations live in memory: after a crash they come again."""
+
+    async def next_number(self: SimJournal, counter: str) -> int:
+        counters: dict[str, int] = self.__dict__.setdefault("counters", {})
+        counters[counter] = counters.get(counter, 0) + 1
+        return counters[counter]
+
+    return [(SimJournal, "next_number", next_number)]
+
+
+def create_twice() -> list[Patch]:
+    """Two creates of one Machine that meet are not noticed."""
+
+    async def create(self: Engine, machine: Machine, *, launch: bool) -> tuple[Machine, int]:
+        decision = lifecycle.created(machine, launch=launch)
+        assert decision.operation is not None
+        await self._journal.write(Write(machine=decision.machine, fence=None, begin=decision.operation))
+        self.machines[machine.id] = decision.machine
+        self._run(decision.machine, decision.operation, resumed=False)
+        return decision.machine, await self._publish(decision.machine)
+
+    return [(Engine, "create", create)]
+
+
+def old_version_starts() -> list[Patch]:
+    """A replaced Machine comes up on the version it had before."""
+
+    async def step(work: Work) -> None:
+        now = work.machine
+        previous = work.args.get("previous")
+        if previous is not None:
+            work.machine = replace(now, instance_id=previous["instance_id"])
+        await _START_STEP(work)
+        work.machine = now
+
+    return [(STEPS, plans.START_SANDBOX, step)]
+
+
+_START_STEP = STEPS[plans.START_SANDBOX]
+
+BUGS: dict[str, Callable[[], list[Patch]]] = {
+    plant.__name__: plant
+    for plant in (
+        intent_after_effect,
+        incarnation_only_in_memory,
+        shown_before_durable,
+        resume_skips_release,
+        resume_starts_beside,
+        failure_leaves_sandbox,
+        release_gives_up,
+        exit_recorded_twice,
+        exit_not_recorded,
+        watcher_gives_up,
+        nobody_watches_after_crash,
+        no_lock,
+        operation_forgotten,
+        catalog_not_mended,
+        catalog_not_told,
+        policy_overrules_stop,
+        destroyed_can_start,
+        destroy_may_fail,
+        sweep_takes_dying,
+        nothing_swept,
+        numbers_start_over,
+        create_twice,
+        old_version_starts,
+    )
+}
+
+
+@contextmanager
+def bug(name: str) -> Iterator[None]:
+    """Inside the block the product has this bug. An empty name plants nothing."""
+    with ExitStack() as stack:
+        for where, what, instead in BUGS[name]() if name else ():
+            if isinstance(where, dict):
+                stack.enter_context(mock.patch.dict(where, {what: instead}))
+            else:
+                stack.enter_context(mock.patch.object(where, what, instead))
+        yield

@@ -1,0 +1,359 @@
+"""The rooms around the engine, simulated: sandboxes, images, roots, links. They keep ledgers of what exists.
+
+A call takes time, and its effect comes somewhere in that time. When the agent dies in between, the effect happens or
+does not. Faults: a call fails before its effect or after it, once or for a while, in a way that may pass or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from caddisfly.host.drivers.driver import (
+    Command,
+    CommandResult,
+    Ended,
+    Fingerprint,
+    Limits,
+    Running,
+    Sandbox,
+    Stats,
+)
+from caddisfly.host.images.image import Image, ImageConfig, ResolvedImage
+from caddisfly.host.images.reference import Reference
+from caddisfly.host.network.network import Attachment
+from caddisfly.model.errors import FailedPrecondition, Final, InvalidArgument, Unavailable
+from caddisfly.model.machine import Exit, Machine
+from tests.simulation.loop import PROCESS
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+_REFERENCE = Reference.parse("nginx")
+_IMAGE = ResolvedImage(_REFERENCE, "sha256:0", "sha256:0", ImageConfig(cmd=("/bin/app",)), ())
+_ROOT, _NETNS = Path("/simulated/root"), Path("/simulated/netns")
+_LIMITS = Limits(cores=1.0, weight=100, memory_mb=256, pids=100)
+_NO_FILES: tuple[Any, ...] = ()
+
+
+@dataclass(eq=False)
+class Box:
+    """One sandbox of the world. `made` means that only traces of it are there: its first process never ran."""
+
+    id: str
+    version: str
+    made: bool = True
+    exit: Exit | None = None
+    stubborn: bool = False
+    stuck_until: float = 0.0
+    """Its process is in uninterruptible sleep: nothing kills it before."""
+    waiters: list[asyncio.Future[Exit]] = field(default_factory=list)
+
+    @property
+    def machine_id(self) -> str:
+        return self.id.partition("-")[0]
+
+    @property
+    def running(self) -> bool:
+        return not self.made and self.exit is None
+
+
+class Rooms:
+    """What exists on the host: it outlives the agent."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.boxes: dict[str, Box] = {}
+        self.roots: set[str] = set()
+        self.links: set[str] = set()
+        self.started: set[str] = set()
+        """Every sandbox that ever ran."""
+
+    def running(self) -> list[Box]:
+        return [box for box in self.boxes.values() if box.running]
+
+    def begin(self, id: str, version: str) -> None:
+        """The first process of a sandbox runs: the moment in which I1 can break."""
+        world = self.world
+        box = self.boxes.setdefault(id, Box(id, version))
+        if not box.made:
+            return
+        if id in self.started:
+            world.complain(f"incarnation {id} was started twice")
+        others = [other.id for other in self.running() if other.machine_id == box.machine_id]
+        if others:
+            world.complain(f"{id} was started while {', '.join(others)} runs")
+        if box.machine_id in world.disk.destroyed:
+            world.complain(f"{id} was started after its Machine was destroyed")
+        if id not in self.roots or id not in self.links:
+            world.complain(f"{id} was started without its root or its link")
+        self.started.add(id)
+        box.made = False
+        if world.faults:
+            box.stubborn = world.happens(0.1)
+            if world.happens(0.3):
+                world.loop.later(world.chance.expovariate(1 / 3.0), self._by_itself, id)
+
+    def _by_itself(self, id: str) -> None:
+        if self.world.faults:
+            self.end(id, self.world.chance.choice((0, 0, 1, 1, 137)))
+
+    def end(self, id: str, code: int) -> None:
+        box = self.boxes.get(id)
+        if box is None or not box.running:
+            return
+        now = self.world.loop.time()
+        if box.stuck_until > now:
+            self.world.loop.later(box.stuck_until - now, self.end, id, code)
+            return
+        self.world.note("exit", id, code)
+        # Which incarnation it was, in a field that the event keeps: so an exit that is recorded twice can be told.
+        box.exit = Exit(
+            exit_code=code, error=f"run {id}", oom_killed=code == 137, at_ms=int(self.world.loop.wall() * 1000)
+        )
+        for waiter in box.waiters:
+            if not waiter.done():
+                waiter.set_result(box.exit)
+        box.waiters.clear()
+
+    def intended(self, id: str, what: str) -> None:
+        """Intent before effect: what is built for an incarnation must be in the journal."""
+        machine = self.world.disk.machines.get(id.partition("-")[0])
+        if machine is None or machine.run_id != id:
+            self.world.complain(f"{what} of {id} before it was journaled")
+
+    def unowned(self, id: str) -> None:
+        """What is swept must belong to nobody."""
+        machine = self.world.disk.machines.get(id.partition("-")[0])
+        if machine is not None and machine.run_id == id:
+            self.world.complain(f"{id} was swept away and belongs to a Machine that is {machine.state}")
+
+
+class _Room:
+    """What all rooms share: effects that take time and outlive their caller."""
+
+    def __init__(self, world: World) -> None:
+        self._world, self._rooms = world, world.rooms
+        self._process = PROCESS.get()
+
+    def _effect(
+        self, what: str, id: str, apply: Callable[[], Any] | None, *, fails: bool = True
+    ) -> asyncio.Future[Any]:
+        """Do it after a while. `fails`: it may fail, before or after its effect."""
+        world, process = self._world, self._process
+        loop = world.loop
+        future: asyncio.Future[Any] = loop.create_future()
+        mark = id_of_effect = world.next_effect()
+        delay = world.brief()
+        problem: Exception | None = None
+        before = True
+        if world.faults and fails and world.chance.random() < world.trouble:
+            problem = self._problem(what)
+            before = world.chance.random() < 0.5
+            if isinstance(problem, TimeoutError | Unavailable) and world.happens(0.1):
+                delay = 30.0  # it hangs until it is given up
+        world.note(what, id, f"{problem!r} {'before' if before else 'after'}" if problem else "")
+
+        def run() -> None:
+            if process is not None and process.effects.pop(id_of_effect, None) is None:
+                return
+            value = None
+            if apply is not None and not (problem is not None and before):
+                value = apply()
+            if not future.done():
+                if problem is not None:
+                    future.set_exception(problem)
+                else:
+                    future.set_result(value)
+
+        if process is not None:
+            process.effects[mark] = run
+        loop.later(delay, run)
+        return future
+
+    def _problem(self, what: str) -> Exception:
+        if what == "destroy":
+            return self._world.chance.choice(
+                (Unavailable("group is busy"), Unavailable("group is busy"), TimeoutError())
+            )
+        if what in ("start", "fetch") and self._world.happens(0.4):
+            return InvalidArgument(f"{what} can never work")
+        if self._world.happens(0.1):
+            return OSError(5, "input/output error")
+        return Unavailable(f"{what} does not work now")
+
+
+class SimDriver(_Room):
+    """The contract of drivers over the world's boxes."""
+
+    name, runtime = "simulated", "simulated"
+
+    async def fingerprint(self) -> Fingerprint:
+        return Fingerprint(works=True)
+
+    def expect(self) -> None:
+        """Nothing to get ready."""
+
+    async def start(self, sandbox: Sandbox) -> Running:
+        id, version = sandbox.id, sandbox.env[0]
+        self._rooms.intended(id, "start")
+        box = self._rooms.boxes.setdefault(id, Box(id, version))
+        if box.running:
+            return Running(1)
+        try:
+            await self._effect("start", id, lambda: self._rooms.begin(id, version))
+        except (Unavailable, Final):
+            self._rooms.started.discard(id)
+            await self.destroy(id)  # as real drivers do: what a failed start left, if it can be removed
+            raise
+        return Running(1)
+
+    async def signal(self, id: str, number: int) -> None:
+        box = self._rooms.boxes.get(id)
+        if box is not None and not (box.stubborn and number != 9):
+            await self._effect("signal", id, lambda: self._rooms.end(id, 137 if number == 9 else 0), fails=False)
+
+    async def kill(self, id: str) -> None:
+        await self._effect("kill", id, lambda: self._rooms.end(id, 137), fails=False)
+
+    async def wait(self, id: str) -> Exit:
+        box = self._rooms.boxes.get(id)
+        if box is None or box.made:
+            return Exit(exit_code=137, signal=9, error=f"run {id}")
+        if box.exit is not None:
+            return box.exit
+        waiter: asyncio.Future[Exit] = self._world.loop.create_future()
+        box.waiters.append(waiter)
+        return await waiter
+
+    async def execute(self, id: str, command: Command) -> CommandResult:
+        box = self._rooms.boxes.get(id)
+        if box is None or not box.running:
+            raise FailedPrecondition("machine not running")
+        await asyncio.sleep(self._world.brief())
+        return CommandResult(exit_code=0, stdout=b"", stderr=b"")
+
+    async def stats(self, id: str) -> Stats:
+        return Stats(cpu_ns=0, memory_bytes=0, pids=1, oom_kills=0)
+
+    async def recover(self, id: str) -> Running | Ended | None:
+        await asyncio.sleep(0)
+        box = self._rooms.boxes.get(id)
+        if box is None or box.made:
+            return None
+        return Ended(box.exit) if box.exit is not None else Running(1)
+
+    async def destroy(self, id: str) -> None:
+        def gone() -> None:
+            self._rooms.end(id, 137)
+            box = self._rooms.boxes.get(id)
+            if box is not None and not box.running:
+                del self._rooms.boxes[id]
+
+        if self._world.sweeping:
+            self._rooms.unowned(id)
+        await self._effect("destroy", id, gone)
+        box = self._rooms.boxes.get(id)
+        if box is not None and box.running:
+            await asyncio.sleep(self._world.settings.runtime_timeout_s)
+            raise TimeoutError
+
+    async def known(self) -> frozenset[str]:
+        return frozenset(self._rooms.boxes)
+
+
+class SimRoots(_Room):
+    async def mount(self, key: str, layers: tuple[Path, ...], *, size_mb: int) -> Path:
+        self._rooms.intended(key, "root")
+        await self._effect("mount", key, lambda: self._rooms.roots.add(key))
+        return _ROOT
+
+    async def unmount(self, key: str) -> None:
+        if self._world.sweeping:
+            self._rooms.unowned(key)
+        if key in self._rooms.roots:
+            await self._effect("unmount", key, lambda: self._unmounted(key))
+
+    def _unmounted(self, key: str) -> None:
+        box = self._rooms.boxes.get(key)
+        if box is not None and box.running:
+            self._world.complain(f"the root of {key} was taken away while it runs")
+        self._rooms.roots.discard(key)
+
+    def known(self) -> set[str]:
+        return set(self._rooms.roots)
+
+    async def sweep(self, *, keep: Iterable[str]) -> set[str]:
+        stray = self.known() - set(keep)
+        for key in sorted(stray):
+            await self.unmount(key)
+        return stray
+
+
+class SimImages(_Room):
+    """One image. The registry may be away, the name unknown."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.roots = SimRoots(world)
+        self._image = Image(_IMAGE, ())
+
+    async def open(self) -> None:
+        await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        await asyncio.sleep(0)
+
+    async def resolve(self, reference: str) -> ResolvedImage:
+        return _IMAGE
+
+    async def fetch(self, image: ResolvedImage) -> Image:
+        await self._effect("fetch", "", None)
+        return self._image
+
+
+class SimLinks(_Room):
+    async def open(self) -> None:
+        await asyncio.sleep(0)
+
+    async def attach(self, attachment: Attachment) -> Path:
+        self._rooms.intended(attachment.id, "link")
+        await self._effect("attach", attachment.id, lambda: self._rooms.links.add(attachment.id))
+        return _NETNS
+
+    async def detach(self, attachment: Attachment) -> None:
+        await self.discard(attachment.id)
+
+    async def discard(self, id: str) -> None:
+        if self._world.sweeping:
+            self._rooms.unowned(id)
+        if id in self._rooms.links:
+            await self._effect("detach", id, lambda: self._rooms.links.discard(id))
+
+    async def readmit(self, attachment: Attachment) -> None:
+        await asyncio.sleep(0)
+
+    async def known(self) -> frozenset[str]:
+        return frozenset(self._rooms.links)
+
+
+def compile_simulated(machine: Machine, **surroundings: Any) -> Sandbox:
+    """In place of writing files: only what the simulated driver looks at. Its environment is the version."""
+    return Sandbox(
+        id=machine.run_id,
+        root=surroundings["root"],
+        argv=("/bin/app",),
+        env=(machine.instance_id,),
+        cwd="/",
+        uid=0,
+        gid=0,
+        gids=(),
+        hostname=machine.id,
+        netns=surroundings["netns"],
+        binds=_NO_FILES,
+        limits=_LIMITS,
+        log=surroundings["log"],
+    )
