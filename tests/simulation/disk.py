@@ -34,7 +34,10 @@ class Disk:
         self.full = False
         self.history: dict[str, dict[str, Event]] = {}
         """Every event that was ever durable, oldest first, by Machine and by id."""
+        self.versions: dict[str, str] = {}
+        """The version that each event of an update brought, by the event's id."""
         self.destroyed: set[str] = set()
+        self._configs: dict[str, object] = {}
         self._names: dict[tuple[str, str], str] = {}
         self._complain = complain
 
@@ -101,6 +104,11 @@ class Disk:
             fresh.append(event)
         for event in reversed(fresh):
             known[event.id] = event
+            if event.status == "replacing":
+                self.versions[event.id] = new.instance_id
+        altered = old is None or old.config is not new.config or old.instance_id != new.instance_id
+        if altered and self._configs.setdefault(new.instance_id, new.config.wire) != new.config.wire:
+            self._complain(f"version {new.instance_id} of {new.id} has another config than before")
         # The newest events that were durable must still be there: a write that forgets one was made from old news.
         if old is not None and old.events and old.events[0] not in new.events:
             self._complain(f"{new.id} lost its event {old.events[0].type}/{old.events[0].status}")

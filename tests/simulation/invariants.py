@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from caddisfly.model import states
@@ -96,6 +96,7 @@ def broken_histories(world: World) -> list[str]:
     for id, events in world.disk.history.items():
         machine = world.disk.machines.get(id)
         found += [f"{id}: {problem}" for problem in _path(list(events.values()), machine)]
+        found += _versions(list(events.values()), machine, world.disk.versions)
     exits = Counter(_run_of(event) for events in world.disk.history.values() for event in events.values())
     found += [f"the exit of {run} was recorded {times} times" for run, times in exits.items() if run and times > 1]
     return found
@@ -124,6 +125,18 @@ def _path(events: Sequence[Event], machine: Machine | None) -> Iterator[str]:
         yield "nobody said how it ended"
     if machine is not None and machine.state not in _RESTS_AFTER.get(before, frozenset()):
         yield f"it rests as {machine.state} after {before}"
+
+
+def _versions(events: Sequence[Event], machine: Machine | None, versions: Mapping[str, str]) -> Iterator[str]:
+    """A Machine has the version of its last update, or the one before when that failed."""
+    before = now = ""
+    for event in events:
+        if event.status == "replacing":
+            before, now = now, versions[event.id]
+        elif (event.type, event.status) == ("update", "failed"):
+            now = before
+    if machine is not None and now and machine.instance_id != now:
+        yield f"{machine.id} is on version {machine.instance_id}, its updates led to {now}"
 
 
 def _run_of(event: Event) -> str:

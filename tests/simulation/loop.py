@@ -111,7 +111,8 @@ class SimLoop(asyncio.BaseEventLoop):
         return task
 
     def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        self.errors.append(f"{context.get('message')}: {context.get('exception')!r}")
+        if "handle" in context:  # of a callback; tasks that nobody awaits are looked at one by one
+            self.errors.append(f"{context.get('message')}: {context.get('exception')!r}")
 
     def _run_once(self) -> None:
         ready, timers, chance = self._ready, self._timers, self._chance.random

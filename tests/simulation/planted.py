@@ -245,6 +245,17 @@ def destroy_may_fail() -> list[Patch]:
     return [(lifecycle, "failed", failed)]
 
 
+def failed_update_stays() -> list[Patch]:
+    """An update that failed before it touched anything leaves the new version in the record."""
+
+    def failed(machine: Machine, operation: Operation, problem: Problem, *, now_ms: int) -> lifecycle.Decision:
+        decision = _FAILED(machine, operation, problem, now_ms=now_ms)
+        kept = replace(decision.machine, instance_id=machine.instance_id, config=machine.config)
+        return replace(decision, machine=kept)
+
+    return [(lifecycle, "failed", failed)]
+
+
 def sweep_takes_dying() -> list[Patch]:
     """An agent that comes back sweeps away what is being destroyed before its exit was read."""
 
@@ -329,6 +340,7 @@ BUGS: dict[str, Callable[[], list[Patch]]] = {
         policy_overrules_stop,
         destroyed_can_start,
         destroy_may_fail,
+        failed_update_stays,
         sweep_takes_dying,
         nothing_swept,
         numbers_start_over,

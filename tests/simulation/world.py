@@ -280,7 +280,7 @@ class World:
             try:
                 asyncio.set_event_loop(None)
                 self.loop.run_until_complete(self.loop.spawn(self._client, self.play(), name="play"))
-                self.complaints += _died_silently(self.loop)
+                self.complaints += [*self.loop.errors, *_died_silently(self.loop)]
             finally:
                 self.loop.bury()
         if self.complaints:
