@@ -111,7 +111,7 @@ class SimClient:
     def __init__(self, world: World) -> None:
         self._world, self._server = world, world.server
         self._process: Process | None = PROCESS.get()
-        self.is_connected, self.is_closed = False, False
+        self.is_connected, self.is_reconnecting, self.is_closed = False, False, False
         self._context: Context | None = None
         self._on_reconnect: Callable[[], Awaitable[None]] | None = None
         self._subscriptions: dict[str, Callable[[Any], Awaitable[None]]] = {}

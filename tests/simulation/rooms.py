@@ -261,6 +261,9 @@ class SimDriver(_Room):
             await asyncio.sleep(self._world.settings.runtime_timeout_s)
             raise TimeoutError
 
+    async def processes(self, id: str) -> frozenset[int]:
+        return frozenset()
+
     async def known(self) -> frozenset[str]:
         return frozenset(self._rooms.boxes)
 

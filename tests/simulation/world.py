@@ -25,11 +25,14 @@ from caddisfly.host import agent as agent_module
 from caddisfly.host import capacity as capacity_module
 from caddisfly.host.agent import Agent
 from caddisfly.host.capacity import Capacity
+from caddisfly.host.checks.probe import Finding
+from caddisfly.host.drivers.driver import Sandbox
 from caddisfly.host.journal.journal import Contents
 from caddisfly.host.operations.engine import Engine
-from caddisfly.host.operations.steps import start_sandbox
 from caddisfly.host.settings import HostSettings
 from caddisfly.model import ids, states
+from caddisfly.model.check import CheckConfig
+from caddisfly.model.config import Config
 from caddisfly.model.errors import Problem
 from caddisfly.model.machine import Machine
 from tests.simulation import invariants
@@ -55,6 +58,36 @@ class SimCapacity(Capacity):
     def __init__(self, settings: HostSettings) -> None:
         super().__init__(settings)
         self.cpus, self.memory_mb = 4, 512 + 4 * 256
+
+
+class SimComputer:
+    """What an agent is built on: the rooms of the world."""
+
+    runs_programs = False
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.capacity = SimCapacity(world.settings)
+        self.journal: Any = SimJournal(world)
+        self.images: Any = SimImages(world)
+        self.links = SimLinks(world)
+
+    async def open(self) -> SimDriver:
+        await self.links.open()
+        await self.images.open()
+        return SimDriver(self._world)
+
+    async def close(self) -> None:
+        await self.images.close()
+
+    def accept(self, config: Config) -> None:
+        """Every config makes sense here."""
+
+    async def probe(self, check: CheckConfig, address: str) -> Finding:
+        return Finding(True, "simulated")
+
+    def compile(self, machine: Machine, **surroundings: Any) -> Sandbox:
+        return compile_simulated(machine, **surroundings)
 
 
 class SimDispatcher(Dispatcher):
@@ -153,7 +186,7 @@ class World:
         self.loop.spawn(process, self._agent(process), name="agent")
 
     async def _agent(self, process: Process) -> None:
-        agent = Agent(self.settings)
+        agent = Agent(self.settings, SimComputer(self))
         try:
             await agent.start()
         except (Problem, OSError, TimeoutError) as error:
@@ -332,11 +365,6 @@ def simulated(world: World) -> Iterator[None]:
         finally:
             world.sweeping = False
 
-    class Chosen(SimDriver):
-        @classmethod
-        async def choose(cls, **_: object) -> SimDriver:
-            return cls(world)
-
     patches: list[tuple[object, str, Any]] = [
         (time, "time", loop.wall),
         (time, "time_ns", lambda: int(loop.wall() * 1e9)),
@@ -347,15 +375,8 @@ def simulated(world: World) -> Iterator[None]:
         (capacity_module, "free_disk_mb", lambda _: 100_000),
         (agent_module, "free_disk_mb", lambda _: 100_000),
         (Agent, "_sweep", sweep),
-        (agent_module, "Journal", lambda _: SimJournal(world)),
-        (agent_module, "Network", lambda **_: SimLinks(world)),
-        (agent_module, "ImageStore", lambda *_, **__: SimImages(world)),
-        (agent_module, "OciDriver", Chosen),
         (agent_module, "LogFollower", NullLogs),
-        (agent_module, "Capacity", SimCapacity),
         (agent_module, "Dispatcher", SimDispatcher),
-        (agent_module, "_claim_host", lambda: mock.Mock()),
-        (start_sandbox, "compile_sandbox", compile_simulated),
     ]
     with ExitStack() as stack:
         for where, name, what in patches:

@@ -71,11 +71,15 @@ class Bus:
         for task in self._tasks:
             task.cancel()
         client = self._client
-        if client.is_connected or client.is_reconnecting:
+        if client.is_reconnecting:
             # Its task that reconnects can lose the cancellation (`asyncio.wait_for` of Python 3.11) and would then go
             # on for ever, and keep this process from ending. With a limit it gives up by itself.
             client.options["max_reconnect_attempts"] = 1
-            await client.close()
+        if client.is_connected or client.is_reconnecting:
+            try:
+                await client.close()
+            except (RuntimeError, OSError) as error:  # the connection is gone, and with it who should get the rest
+                log.debug("bus.closed_hard", extra={"reason": str(error)})
 
     async def _connect(self) -> None:
         while True:

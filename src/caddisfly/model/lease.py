@@ -28,10 +28,10 @@ class Lease:
     def until(self, expires_ms: int) -> Lease:
         return replace(self, expires_ms=expires_ms)
 
-    def to_wire(self, *, version: str, with_nonce: bool) -> dict[str, Any]:
-        """The `data` of the envelope. Whole seconds, as Fly has them; the nonce only for who knows it already."""
+    def to_wire(self, *, version: str) -> dict[str, Any]:
+        """The `data` of the envelope. Whole seconds, as Fly has them."""
         return {
-            "nonce": self.nonce if with_nonce else "",
+            "nonce": self.nonce,
             "expires_at": self.expires_ms // 1000,
             "owner": self.owner,
             "description": self.description,

@@ -20,15 +20,14 @@ _REPLIES = shapes.gives(shapes.LeaseEnvelope)
 
 
 @router.get("", name="Machines_show_lease", responses=_REPLIES, response_model=None)
-async def show_lease(machine: ThisMachine, control: Parts, nonce: LeaseNonce = "") -> Response:
-    """The nonce is shown only to who sends it."""
+async def show_lease(machine: ThisMachine, control: Parts) -> Response:
+    """With its nonce: whoever may change the app may end a lease that somebody left behind, as flyctl does."""
     answer = await control.machines.ask(
         machine.host_id, contract.SHOW_LEASE, contract.MachineCall(machine_id=machine.id)
     )
     if answer.lease is None:
         raise NotFound(f"machine ID {machine.id} lease not found")
-    lease = Lease.from_record(answer.lease)
-    return _envelope(machine, lease, with_nonce=lease.nonce == nonce)
+    return _envelope(machine, Lease.from_record(answer.lease))
 
 
 @router.post(
@@ -61,7 +60,7 @@ async def take_lease(
         return _conflict(conflict)
     after = Machine.from_record(answer.record)
     assert after.lease is not None
-    return _envelope(after, after.lease, with_nonce=True, status=201)
+    return _envelope(after, after.lease, status=201)
 
 
 @router.delete("", name="Machines_release_lease", responses=_REPLIES, response_model=None)
@@ -74,9 +73,8 @@ async def release_lease(machine: ThisMachine, control: Parts, nonce: LeaseNonce 
     return wire.reply({"status": "success", "data": {"ok": True}})
 
 
-def _envelope(machine: Machine, lease: Lease, *, with_nonce: bool, status: int = 200) -> Response:
-    data = lease.to_wire(version=machine.instance_id, with_nonce=with_nonce)
-    return wire.reply({"status": "success", "data": data}, status)
+def _envelope(machine: Machine, lease: Lease, *, status: int = 200) -> Response:
+    return wire.reply({"status": "success", "data": lease.to_wire(version=machine.instance_id)}, status)
 
 
 def _conflict(problem: Aborted) -> Response:
