@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from caddisfly.cli import show, target
+from caddisfly.cli import machine_leases, machine_metadata, show, target
 from caddisfly.cli.group import group
-from caddisfly.cli.machine_run import run
+from caddisfly.cli.machine_records import events, ps, show_events, versions
+from caddisfly.cli.machine_run import create, run
+from caddisfly.cli.machine_update import clone, update
 from caddisfly.cli.target import App, AsJson, MachineId, MachineIds
+from caddisfly.model import states
+from caddisfly.model.errors import Aborted, InvalidArgument
 
 if TYPE_CHECKING:
     from caddisfly.client import Client
@@ -22,16 +25,20 @@ Signal = Annotated[str, typer.Option("--signal", "-s", help="Signal to send, suc
 
 
 def build() -> typer.Typer:
-    machine = group("Machines: run, look at, stop, destroy.")
-    machine.command(context_settings={"allow_interspersed_args": True})(run)
+    machine = group("Machines: run, look at, change, stop, destroy.")
+    for interspersed in (run, create):
+        machine.command(context_settings={"allow_interspersed_args": True})(interspersed)
     machine.command("list")(list_)
-    machine.command()(status)
-    machine.command()(start)
-    machine.command()(stop)
-    machine.command()(restart)
-    machine.command()(kill)
+    looks: tuple[Callable[..., None], ...] = (status, events, versions, ps, wait)
+    acts: tuple[Callable[..., None], ...] = (start, stop, suspend, restart, kill)
+    for command in (*looks, *acts):
+        machine.command()(command)
     machine.command("exec")(exec_)
-    machine.command()(destroy)
+    changes: tuple[Callable[..., None], ...] = (update, clone, cordon, uncordon, destroy)
+    for command in changes:
+        machine.command()(command)
+    machine.add_typer(machine_leases.build(), name="leases")
+    machine.add_typer(machine_metadata.build(), name="metadata")
     return machine
 
 
@@ -82,15 +89,7 @@ def status(id: MachineId, app: App = "", json: AsJson = False) -> None:
         }
     )
     show.line()
-    now_ms = time.time() * 1000
-    rows = []
-    for event in machine.get("events") or ():
-        left = (event.get("request") or {}).get("exit_event") or {}
-        detail = f"exit code {left['exit_code']}" if "exit_code" in left else ""
-        detail += ", out of memory" if left.get("oom_killed") else ""
-        detail += f", {left['error']}" if left.get("error") else ""
-        rows.append((show.ago(event["timestamp"], now_ms), event["type"], event["status"], event["source"], detail))
-    show.table(("AGO", "EVENT", "STATUS", "BY", "DETAIL"), rows)
+    show_events(machine.get("events") or [])
     if checks := machine.get("checks"):
         show.line()
         show.table(
@@ -132,6 +131,22 @@ def stop(
     _each(ids, app, act, "stopped", json=json)
 
 
+def suspend(
+    ids: MachineIds,
+    app: App = "",
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return once they are suspended.")] = True,
+    json: AsJson = False,
+) -> None:
+    """Suspend Machines: their memory is kept, and a start goes on where they were."""
+
+    def act(client: Client, name: str, id: str) -> None:
+        client.machines.suspend(name, id)
+        if wait:
+            client.machines.wait(name, id, "suspended", timeout_s=120)
+
+    _each(ids, app, act, "suspended", json=json)
+
+
 def restart(
     ids: MachineIds,
     app: App = "",
@@ -152,6 +167,55 @@ def restart(
 def kill(ids: MachineIds, app: App = "", signal: Signal = "SIGKILL", json: AsJson = False) -> None:
     """Send Machines a signal, SIGKILL unless another is named."""
     _each(ids, app, lambda client, name, id: client.machines.signal(name, id, signal), f"sent {signal}", json=json)
+
+
+def cordon(ids: MachineIds, app: App = "", json: AsJson = False) -> None:
+    """Keep requests away from Machines. They run on."""
+    _each(ids, app, lambda client, name, id: client.machines.cordon(name, id), "cordoned", json=json)
+
+
+def uncordon(ids: MachineIds, app: App = "", json: AsJson = False) -> None:
+    """Let requests come to Machines again."""
+    _each(ids, app, lambda client, name, id: client.machines.uncordon(name, id), "uncordoned", json=json)
+
+
+def wait(
+    id: MachineId,
+    app: App = "",
+    state: Annotated[
+        list[str] | None, typer.Option("--state", help=f"{', '.join(states.WAITABLE)}; any of several.")
+    ] = None,
+    timeout: Annotated[str, typer.Option("--wait-timeout", "-w", help="At most so long, such as 90s or 5m.")] = "5m",
+    json: AsJson = False,
+) -> None:
+    """Wait until a Machine is in a state; settled, unless another is named."""
+    from caddisfly.client import NotFoundError, TimedOut
+    from caddisfly.model.duration import Duration
+
+    wanted = [word.strip() for text in state or ["settled"] for word in text.split(",")]
+    for word in wanted:
+        if word not in states.WAITABLE:
+            raise InvalidArgument(f"--state {word!r} is not one of {', '.join(states.WAITABLE)}")
+    within_s = Duration.parse(f"{timeout}s" if timeout.isdecimal() else timeout, field="--wait-timeout").seconds
+    with target.client() as client:
+        name, _ = target.machine(client, app, id)
+        try:
+            with show.waiting(f"Waiting for {id} to be {' or '.join(wanted)}"):
+                reply = client.machines.wait(name, id, *wanted, timeout_s=within_s)
+        except NotFoundError:
+            if "destroyed" not in wanted:
+                raise
+            reply = {"ok": True, "state": "destroyed"}
+        except TimedOut as late:
+            raise Aborted(
+                f"{id} did not get there in {timeout}", why=late.text, next=f"caddis machine why {id} -a {name}"
+            ) from late
+        # Fly's own answer need not say which of the states it is.
+        reached = str(reply.get("state") or client.machines.get(name, id)["state"])
+    if json:
+        show.result({**reply, "id": id, "app": name, "state": reached})
+    else:
+        show.line(f"{id} {reached}")
 
 
 def exec_(

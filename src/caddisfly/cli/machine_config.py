@@ -1,10 +1,16 @@
-"""From the flags of `machine run` to the `config` of a Machine. Pure; raises `InvalidArgument` naming the flag."""
+"""From the flags of `machine run`, `create` and `update` to the `config` of a Machine. Pure.
+
+A flag that was not given changes nothing, so that one rule serves both a new config and a change of an old one. What
+has names (env, metadata, ports) is merged by name, everything else is replaced. Raises `InvalidArgument` that names the
+flag.
+"""
 
 from __future__ import annotations
 
+import copy
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +26,10 @@ _RESTARTS = {"no": "no", "never": "no", "always": "always", "on-failure": "on-fa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """What the user said, as said."""
+    """What the user said, as said. None and empty are unsaid, but an empty `command` or `entrypoint` is the image's."""
 
-    image: str
-    command: Sequence[str] = ()
+    image: str = ""
+    command: Sequence[str] | None = None
     env: Sequence[str] = ()
     ports: Sequence[str] = ()
     metadata: Sequence[str] = ()
@@ -34,51 +40,74 @@ class Wish:
     restart: str = ""
     autostop: str = ""
     autostart: bool | None = None
-    entrypoint: str = ""
-    auto_destroy: bool = False
+    entrypoint: str | None = None
+    auto_destroy: bool | None = None
+
+    @property
+    def empty(self) -> bool:
+        return self == Wish()
 
     def config(self) -> dict[str, Any]:
-        config: dict[str, Any] = {"image": self.image, "env": pairs(self.env, "--env")}
-        config["metadata"] = pairs(self.metadata, "--metadata")
-        config["guest"] = self._guest()
-        config["services"] = self._services()
-        if self.restart:
-            if self.restart not in _RESTARTS:
-                raise InvalidArgument(f"--restart {self.restart!r} is not one of no, on-failure, always")
-            config["restart"] = {"policy": _RESTARTS[self.restart]}
-        init: dict[str, Any] = {}
-        if self.command:
-            init["cmd"] = list(self.command)
-        if self.entrypoint:
-            init["entrypoint"] = shlex.split(self.entrypoint)
-        config["init"] = init
-        config["auto_destroy"] = self.auto_destroy
-        return {key: value for key, value in config.items() if value not in ({}, [], False, None)}
+        """Of a new Machine."""
+        return self.onto({})
 
-    def _guest(self) -> dict[str, Any] | None:
+    def onto(self, current: Mapping[str, Any]) -> dict[str, Any]:
+        """`current`, changed as wished. What is not wished for stays as it is."""
+        config = copy.deepcopy(dict(current))
+        members = {
+            "image": self.image or config.get("image"),
+            "env": {**(config.get("env") or {}), **pairs(self.env, "--env")},
+            "metadata": {**(config.get("metadata") or {}), **pairs(self.metadata, "--metadata")},
+            "guest": self._guest(config.get("guest") or {}),
+            "services": self._services(config.get("services") or []),
+            "restart": self._restart(config.get("restart") or {}),
+            "init": self._init(config.get("init") or {}),
+            "auto_destroy": config.get("auto_destroy") if self.auto_destroy is None else self.auto_destroy,
+        }
+        return config | {name: value for name, value in members.items() if value or config.get(name)}
+
+    def _restart(self, current: dict[str, Any]) -> dict[str, Any]:
+        if not self.restart:
+            return current
+        if self.restart not in _RESTARTS:
+            raise InvalidArgument(f"--restart {self.restart!r} is not one of no, on-failure, always")
+        return {**current, "policy": _RESTARTS[self.restart]}
+
+    def _init(self, current: dict[str, Any]) -> dict[str, Any]:
+        said = {
+            "cmd": None if self.command is None else list(self.command),
+            "entrypoint": None if self.entrypoint is None else shlex.split(self.entrypoint),
+        }
+        init = {**current, **{name: words for name, words in said.items() if words is not None}}
+        return {name: value for name, value in init.items() if value not in (None, [])}
+
+    def _guest(self, current: dict[str, Any]) -> dict[str, Any]:
         if not (self.vm_size or self.vm_memory or self.vm_cpus or self.vm_cpu_kind):
-            return None
-        wire = Guest.of_preset(self.vm_size).to_wire() if self.vm_size else {}
+            return current
+        wire = {**current, **(Guest.of_preset(self.vm_size).to_wire() if self.vm_size else {})}
         if self.vm_cpu_kind:
             wire["cpu_kind"] = self.vm_cpu_kind
         if self.vm_cpus:
             wire["cpus"] = self.vm_cpus
         if self.vm_memory:
             wire["memory_mb"] = megabytes(self.vm_memory)
-        return Guest.from_wire(wire).to_wire()
+        return {**current, **Guest.from_wire(wire).to_wire()}
 
-    def _services(self) -> list[dict[str, Any]]:
-        """One service per inner port and protocol: several outer ports may lead to it."""
-        found: dict[tuple[int, str], dict[str, Any]] = {}
+    def _services(self, services: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """One service per inner port and protocol: several outer ports may lead to it, each to one only."""
+        without_ports = [service for service in services if not service.get("ports")]
+        found = {(service.get("internal_port"), service.get("protocol", "tcp")): service for service in services}
         for text in self.ports:
             inner, protocol, port = parse_port(text)
-            service = found.setdefault(
-                (inner, protocol), {"protocol": protocol, "internal_port": inner, "ports": [], **self._automatic()}
-            )
+            for (_, other), service in found.items():
+                if other == protocol:
+                    service["ports"] = [old for old in service.get("ports") or () if _span(old) != _span(port)]
+            service = found.setdefault((inner, protocol), {"protocol": protocol, "internal_port": inner, "ports": []})
             service["ports"].append(port)
         if self._automatic() and not found:
             raise InvalidArgument("--autostop and --autostart need a --port", why="requests are what wakes a Machine")
-        return list(found.values())
+        kept = [s for s in found.values() if s.get("ports") or any(s is one for one in without_ports)]
+        return [{**service, **self._automatic()} for service in kept]
 
     def _automatic(self) -> dict[str, Any]:
         if self.autostop and self.autostop not in ("off", "stop", "suspend"):
@@ -103,6 +132,11 @@ def parse_port(text: str) -> tuple[int, str, dict[str, Any]]:
             raise InvalidArgument(f"--port {text!r}: {number} is not a port", next="use 1 to 65535")
     handlers = [word for word in (match["handlers"] or "").split(":") if word]
     return inner, match["protocol"] or "tcp", {**port, "handlers": handlers} if handlers else port
+
+
+def _span(port: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The outer ports that an entry of `ports` is for, first and last."""
+    return port.get("start_port") or port.get("port"), port.get("end_port") or port.get("port")
 
 
 def pairs(texts: Sequence[str], flag: str) -> dict[str, str]:

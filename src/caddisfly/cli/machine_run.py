@@ -1,4 +1,4 @@
-"""`caddis machine run`: make a Machine, wait until it runs, and say why when it does not."""
+"""`caddis machine run` and `create`: make a Machine, wait until it runs, and say why when it does not."""
 
 from __future__ import annotations
 
@@ -8,6 +8,24 @@ import typer
 
 from caddisfly.cli import logs, show, target
 from caddisfly.cli.machine_config import Wish
+from caddisfly.cli.machine_flags import (
+    AutoDestroy,
+    Autostart,
+    Autostop,
+    Detach,
+    Entrypoint,
+    Env,
+    Metadata,
+    Name,
+    Org,
+    Ports,
+    Region,
+    Restart,
+    VmCpuKind,
+    VmCpus,
+    VmMemory,
+    VmSize,
+)
 from caddisfly.cli.target import App, AsJson
 from caddisfly.model.errors import Aborted, Problem
 
@@ -15,43 +33,85 @@ if TYPE_CHECKING:
     from caddisfly.client import Client
     from caddisfly.client.calls import Json
 
+Image = Annotated[str, typer.Argument(help="Image to run, such as nginx.")]
+Command = Annotated[list[str] | None, typer.Argument(metavar="[COMMAND...]", help="Arguments for it.")]
+
 _LINES = 15
 
 
-def run(
-    image: Annotated[str, typer.Argument(help="Image to run, such as nginx.")],
-    command: Annotated[list[str] | None, typer.Argument(metavar="[COMMAND...]", help="Arguments for it.")] = None,
+def create(
+    image: Image,
+    command: Command = None,
     app: App = "",
-    name: Annotated[str, typer.Option("--name", "-n", help="Name of the Machine. Default: a generated one.")] = "",
-    region: Annotated[str, typer.Option("--region", "-r", help="Region. Default: the platform's own.")] = "",
-    env: Annotated[list[str] | None, typer.Option("--env", "-e", metavar="NAME=VALUE", help="Environment.")] = None,
-    port: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--port", "-p", metavar="PORT[:MACHINE_PORT][/PROTOCOL[:HANDLER...]]", help="As 80:8080/tcp:http."
-        ),
-    ] = None,
-    metadata: Annotated[list[str] | None, typer.Option("--metadata", "-m", metavar="NAME=VALUE")] = None,
-    vm_size: Annotated[str, typer.Option("--vm-size", help="Preset, such as shared-cpu-2x.")] = "",
-    vm_memory: Annotated[str, typer.Option("--vm-memory", help="Memory in MiB, or such as 1gb.")] = "",
-    vm_cpus: Annotated[int, typer.Option("--vm-cpus", min=0, help="Number of CPUs.", show_default=False)] = 0,
-    vm_cpu_kind: Annotated[str, typer.Option("--vm-cpu-kind", help="shared or performance.")] = "",
-    restart: Annotated[str, typer.Option("--restart", help="no, on-failure or always.")] = "",
-    autostop: Annotated[str, typer.Option("--autostop", help="When idle: off, stop or suspend.")] = "",
-    autostart: Annotated[
-        bool | None, typer.Option("--autostart/--no-autostart", help="Whether a request wakes it.", show_default=False)
-    ] = None,
-    entrypoint: Annotated[str, typer.Option("--entrypoint", help="Instead of the image's.")] = "",
-    auto_destroy: Annotated[bool, typer.Option("--rm", "--auto-destroy", help="Destroy it when it exits.")] = False,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait until it runs.")] = False,
+    name: Name = "",
+    region: Region = "",
+    env: Env = None,
+    port: Ports = None,
+    metadata: Metadata = None,
+    vm_size: VmSize = "",
+    vm_memory: VmMemory = "",
+    vm_cpus: VmCpus = 0,
+    vm_cpu_kind: VmCpuKind = "",
+    restart: Restart = "",
+    autostop: Autostop = "",
+    autostart: Autostart = None,
+    entrypoint: Entrypoint = "",
+    auto_destroy: AutoDestroy = False,
+    org: Org = "personal",
+    json: AsJson = False,
+) -> None:
+    """Make a Machine as `run` does, but do not start it."""
+    run(
+        image,
+        command,
+        app=app,
+        name=name,
+        region=region,
+        env=env,
+        port=port,
+        metadata=metadata,
+        vm_size=vm_size,
+        vm_memory=vm_memory,
+        vm_cpus=vm_cpus,
+        vm_cpu_kind=vm_cpu_kind,
+        restart=restart,
+        autostop=autostop,
+        autostart=autostart,
+        entrypoint=entrypoint,
+        auto_destroy=auto_destroy,
+        skip_launch=True,
+        org=org,
+        json=json,
+    )
+
+
+def run(
+    image: Image,
+    command: Command = None,
+    app: App = "",
+    name: Name = "",
+    region: Region = "",
+    env: Env = None,
+    port: Ports = None,
+    metadata: Metadata = None,
+    vm_size: VmSize = "",
+    vm_memory: VmMemory = "",
+    vm_cpus: VmCpus = 0,
+    vm_cpu_kind: VmCpuKind = "",
+    restart: Restart = "",
+    autostop: Autostop = "",
+    autostart: Autostart = None,
+    entrypoint: Entrypoint = "",
+    auto_destroy: AutoDestroy = False,
+    detach: Detach = False,
     skip_launch: Annotated[bool, typer.Option("--skip-launch", help="Make it, do not start it.")] = False,
-    org: Annotated[str, typer.Option("--org", "-o", help="Organization of a new app.")] = "personal",
+    org: Org = "personal",
     json: AsJson = False,
 ) -> None:
     """Make a Machine and wait until it runs. Without an app, makes one with a generated name."""
     config = Wish(
         image=image,
-        command=command or (),
+        command=command or None,
         env=env or (),
         ports=port or (),
         metadata=metadata or (),
@@ -62,7 +122,7 @@ def run(
         restart=restart,
         autostop=autostop,
         autostart=autostart,
-        entrypoint=entrypoint,
+        entrypoint=entrypoint or None,
         auto_destroy=auto_destroy,
     ).config()
     with target.client() as client:
@@ -71,11 +131,15 @@ def run(
             machine = client.machines.create(app_name, config, name=name, region=region, skip_launch=skip_launch)
         if not detach and not skip_launch:
             with show.waiting(f"Waiting for {machine['id']} to start"):
-                machine = _settled(client, app_name, machine)
+                machine = settled(client, app_name, machine)
     if json:
         show.result(machine)
         return
-    show.pairs({"app": app_name, "id": machine["id"], "name": machine["name"], "state": machine["state"]})
+    show_made(app_name, machine)
+
+
+def show_made(app: str, machine: Json) -> None:
+    show.pairs({"app": app, "id": machine["id"], "name": machine.get("name", ""), "state": machine["state"]})
 
 
 def _new_app(client: Client, org: str) -> str:
@@ -86,7 +150,7 @@ def _new_app(client: Client, org: str) -> str:
     return made
 
 
-def _settled(client: Client, app: str, machine: Json) -> Json:
+def settled(client: Client, app: str, machine: Json) -> Json:
     """The Machine once it has started, or has done its work. Raises `Aborted` with the reason and its last words."""
     from caddisfly.client import TimedOut
 
@@ -96,7 +160,7 @@ def _settled(client: Client, app: str, machine: Json) -> Json:
     except TimedOut as late:
         state = client.machines.get(app, id)["state"]
         raise Aborted(
-            f"{id} is still {state} after 300 s", why=late.text, next=f"caddis machine status {id} -a {app}"
+            f"{id} is still {state} after 300 s", why=late.text, next=f"caddis machine why {id} -a {app}"
         ) from late
     machine = client.machines.get(app, id)
     problem = failure(machine)
@@ -104,12 +168,14 @@ def _settled(client: Client, app: str, machine: Json) -> Json:
         return machine
     what, why = problem
     spoken = [logs.line(entry) for entry in client.logs.page(app, machine=id).entries[-_LINES:]]
-    raise _Failed(
-        what, why="\n".join([why, *spoken]), next=f"caddis logs -a {app} -i {id}; caddis machine status {id} -a {app}"
+    raise Failed(
+        what, why="\n".join([why, *spoken]), next=f"caddis logs -a {app} -i {id}; caddis machine why {id} -a {app}"
     )
 
 
-class _Failed(Problem):
+class Failed(Problem):
+    """The call was good, what came of it is not."""
+
     code = "failed"
 
 
