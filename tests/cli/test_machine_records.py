@@ -227,7 +227,7 @@ class TestMetadata:
 
 @pytest.mark.parametrize(
     "words",
-    [["events"], ["versions"], ["ps"], ["wait"], ["cordon"], ["suspend"], ["clone"], ["update", "-e", "A=1"]],
+    [["events"], ["versions"], ["ps"], ["wait"], ["why"], ["cordon"], ["suspend"], ["clone"], ["update", "-e", "A=1"]],
 )
 def test_an_unknown_machine(api: Api, caddis: Caddis, words: list[str]) -> None:
     outcome = caddis("machine", words[0], ID, "-a", "hello", *words[1:])

@@ -14,6 +14,7 @@ from caddisfly.cli.group import group
 from caddisfly.cli.machine_records import events, ps, show_events, versions
 from caddisfly.cli.machine_run import create, run
 from caddisfly.cli.machine_update import clone, update
+from caddisfly.cli.machine_why import why
 from caddisfly.cli.target import App, AsJson, MachineId, MachineIds
 from caddisfly.model import states
 from caddisfly.model.errors import Aborted, InvalidArgument
@@ -29,7 +30,7 @@ def build() -> typer.Typer:
     for interspersed in (run, create):
         machine.command(context_settings={"allow_interspersed_args": True})(interspersed)
     machine.command("list")(list_)
-    looks: tuple[Callable[..., None], ...] = (status, events, versions, ps, wait)
+    looks: tuple[Callable[..., None], ...] = (status, why, events, versions, ps, wait)
     acts: tuple[Callable[..., None], ...] = (start, stop, suspend, restart, kill)
     for command in (*looks, *acts):
         machine.command()(command)
