@@ -149,7 +149,9 @@ def _followed(client: Client, app: str, before: Json, after: Json, *, skip_start
     updates = [event for event in machine.get("events") or () if event["type"] == "update"]
     if updates and updates[0]["status"] == "failed":
         why = str((updates[0].get("request") or {}).get("error", ""))
-        raise Failed(f"the update of {id} failed, it is as it was before", why=why, next=f"caddis machine why {id}")
+        raise Failed(
+            f"the update of {id} failed, it is as it was before", why=why, next=f"caddis machine why {id} -a {app}"
+        )
     if machine["state"] in ("stopped", "suspended"):
         show.note(f"{id} is {machine['state']}; caddis machine start {id} -a {app}")
     return machine
