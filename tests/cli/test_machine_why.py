@@ -34,6 +34,18 @@ def asked(source: str = "user", code: int = 0) -> list[dict[str, Any]]:
 STORIES: list[tuple[str, Account, str, str]] = [
     ("runs", told("started", STARTED, STARTING, LAUNCH), "started through the API", "nothing"),
     ("was launched", told("started", STARTED, LAUNCH), "started through the API", "nothing"),
+    (
+        "was launched, in two steps",
+        told("started", STARTED, event("start", "starting", "flyd"), LAUNCH),
+        "started through the API",
+        "nothing",
+    ),
+    (
+        "came back with the platform",
+        told("started", STARTED, event("start", "starting", "flyd"), *asked("flyd")),
+        "started by the platform",
+        "nothing",
+    ),
     ("was woken", told("started", STARTED, event("start", "starting", "proxy")), "started by the edge", "nothing"),
     (
         "crashes and comes back",

@@ -143,9 +143,17 @@ class _Facts:
 
     @property
     def asked_to_run(self) -> Json | None:
-        """What made it start last: of the pairs of events, the one that began it says by whom."""
+        """What made it start last. A start by the platform mostly carries out what was asked for before it."""
         begins = (("start", "starting"), ("launch", "created"), ("restart", "restarting"), ("update", "replacing"))
-        return next((event for event in self.events if (event["type"], event["status"]) in begins), None)
+        by_platform = None
+        for event in self.events:
+            if event["type"] == "stop":  # what was asked for before that has ended with it
+                break
+            if (event["type"], event["status"]) in begins:
+                if (event["type"], event["source"]) != ("start", "flyd"):
+                    return event
+                by_platform = by_platform or event
+        return by_platform
 
     @property
     def restarts(self) -> int:
