@@ -12,7 +12,9 @@ from typing import Any
 
 from caddisfly.bench.platform import APP, IMAGE, Platform
 from caddisfly.bench.series import Series
-from caddisfly.client import ApiError
+from caddisfly.bus.contract import HOST_STATUS, Nothing
+from caddisfly.bus.rpc import LocalCaller
+from caddisfly.model.errors import DeadlineExceeded, Unavailable
 
 _AT_ONCE, _RUNNING, _IDLE = 50, 100, 200
 _SLEEPER: dict[str, Any] = {
@@ -21,6 +23,7 @@ _SLEEPER: dict[str, Any] = {
     "stop_config": {"signal": "SIGKILL"},
 }
 _MAKERS = 8
+_LOOK_EVERY_S = 0.02
 
 
 async def measure(platform: Platform, *, rounds: int) -> dict[str, Any]:
@@ -71,20 +74,20 @@ async def _start(platform: Platform, id: str) -> float:
 
 
 async def _kill_agent(platform: Platform) -> float:
-    """Seconds from the kill until a new agent answers for its Machines."""
-    agent = next(
-        part for part in json.loads(await platform.caddis("status", "--json"))["parts"] if part["name"] == "agent"
-    )
-    one = (await platform.client.machines.list(APP))[0]["id"]
+    """Seconds from the kill until a new agent has all Machines again and answers for them."""
+    parts = json.loads(await platform.caddis("status", "--json"))["parts"]
+    agent = LocalCaller(platform.directory / "run" / "agent.sock")
     began = time.perf_counter()
-    os.kill(agent["pid"], signal.SIGKILL)
+    os.kill(next(part["pid"] for part in parts if part["name"] == "agent"), signal.SIGKILL)
     while True:
         try:
-            await platform.client.machines.exec(APP, one, ["/bin/true"])
-        except ApiError:
-            await asyncio.sleep(0.02)
-        else:
+            found = await agent.call(HOST_STATUS, Nothing(), timeout_s=1)
+        except (Unavailable, DeadlineExceeded):
+            await asyncio.sleep(_LOOK_EVERY_S)
+            continue
+        if found.machines.get("started") == _RUNNING:
             return round(time.perf_counter() - began, 2)
+        await asyncio.sleep(_LOOK_EVERY_S)
 
 
 def _programs() -> set[int]:

@@ -54,6 +54,7 @@ async def platform() -> AsyncIterator[Platform]:
         f'[platform]\ndata_dir = "{directory}/data"\nrun_dir = "{directory}/run"\n'
         f'[bus]\nport = {bus}\n[control]\nlisten_port = {control}\n[edge]\nhttp_listen = ["127.0.0.1:{edge}"]\n'
         '[images]\nstore_size_gb = 8\n[host]\nipv4_pool = "10.212.0.0/16"\n'
+        "memory_overcommit = 4\ncpu_overcommit = 16\n"  # for the two hundred that idle
     )
     # Settings and tokens of the caller's environment belong to another platform.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("CADDIS_", "FLY_"))}
