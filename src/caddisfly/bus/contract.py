@@ -100,9 +100,9 @@ class TakeLease(MachineCall):
 
 
 class LeaseReply(Message):
-    """`lease` is `Lease.to_record()`, None when there is none now."""
+    """`lease` is `Lease.to_record()`."""
 
-    lease: dict[str, Any] | None
+    lease: dict[str, Any]
 
 
 class SetMetadata(MachineCall):

@@ -22,7 +22,7 @@ from caddisfly.host.operations.work import Images, Parts
 from caddisfly.host.settings import HostSettings
 from caddisfly.model import ids, states
 from caddisfly.model.config import Config
-from caddisfly.model.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from caddisfly.model.errors import Aborted, FailedPrecondition, InvalidArgument, Unavailable
 from caddisfly.model.machine import ImageRef, Machine, wall_ms
 
 log = logging.getLogger(__name__)
@@ -202,8 +202,7 @@ class Machines:
         self._leases.check(machine, request.nonce)
         if machine.state == states.SUSPENDED:
             return contract.MachineReply(record=machine.to_record())
-        if machine.state == states.DESTROYED:
-            raise NotFound("machine not found")
+        lifecycle.must_exist(machine)
         if machine.state != states.STARTED:
             raise FailedPrecondition(f"unable to suspend machine from current state: '{machine.state}'")
         raise FailedPrecondition(
@@ -229,7 +228,7 @@ class Machines:
         return contract.MachineReply(record=after.to_record(), revision=revision)
 
     async def signal(self, request: contract.SignalMachine) -> contract.Nothing:
-        machine = self._running(request.machine_id)
+        machine = self._engine.running(request.machine_id)
         await self._parts.driver.signal(machine.run_id, signal.Signals[request.signal])
         return contract.Nothing()
 
@@ -245,7 +244,7 @@ class Machines:
         return contract.MachineReply(record=after.to_record(), revision=revision)
 
     async def execute(self, request: contract.ExecMachine) -> contract.ExecReply:
-        machine = self._running(request.machine_id)
+        machine = self._engine.running(request.machine_id)
         if not request.command:
             raise InvalidArgument("no command given", next='send {"command": ["ls", "/"]}')
         command = Command(argv=request.command, stdin=request.stdin.encode(), timeout_s=request.timeout_s)
@@ -260,12 +259,6 @@ class Machines:
         machine = self._engine.get(request.machine_id)
         lines = await self._logs.read(machine, since_ns=request.since_ns, limit=request.limit)
         return contract.LogLines(lines=tuple(lines))
-
-    def _running(self, machine_id: str) -> Machine:
-        machine = self._engine.get(machine_id)
-        if machine.state != states.STARTED:
-            raise FailedPrecondition("machine not running", why=f"it is {machine.state}", next="start it first")
-        return machine
 
     async def _resolve(self, config: Config) -> ImageRef:
         resolved: ResolvedImage = await self._images.resolve(config.image)

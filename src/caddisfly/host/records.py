@@ -10,13 +10,13 @@ from dataclasses import replace
 
 from caddisfly.bus import contract
 from caddisfly.bus.rpc import Dispatcher
-from caddisfly.host import processes
+from caddisfly.host import leases, processes
 from caddisfly.host.drivers.driver import Driver, Sizable
 from caddisfly.host.journal.journal import Journal
 from caddisfly.host.leases import Leases
+from caddisfly.host.operations import lifecycle
 from caddisfly.host.operations.engine import Engine
-from caddisfly.model import states
-from caddisfly.model.errors import FailedPrecondition, NotFound
+from caddisfly.model.errors import FailedPrecondition
 from caddisfly.model.machine import Machine
 
 
@@ -41,7 +41,7 @@ class Records:
     async def take_lease(self, request: contract.TakeLease) -> contract.MachineReply:
         def take(machine: Machine) -> Machine:
             return self._leases.take(
-                _living(machine),
+                lifecycle.must_exist(machine),
                 nonce=request.nonce,
                 owner=request.owner,
                 ttl_s=request.ttl_s,
@@ -53,13 +53,16 @@ class Records:
 
     async def release_lease(self, request: contract.MachineCall) -> contract.MachineReply:
         after, revision = await self._engine.change(
-            request.machine_id, lambda machine: self._leases.release(_living(machine), nonce=request.nonce)
+            request.machine_id, lambda machine: self._leases.release(lifecycle.must_exist(machine), nonce=request.nonce)
         )
         return contract.MachineReply(record=after.to_record(), revision=revision)
 
     async def show_lease(self, request: contract.MachineCall) -> contract.LeaseReply:
-        lease = self._leases.of(self._engine.get(request.machine_id))
-        return contract.LeaseReply(lease=lease.to_record() if lease else None)
+        machine = self._engine.get(request.machine_id)
+        lease = self._leases.of(machine)
+        if lease is None:
+            raise leases.not_found(machine)
+        return contract.LeaseReply(lease=lease.to_record())
 
     async def set_metadata(self, request: contract.SetMetadata) -> contract.MachineReply:
         def merge(machine: Machine) -> Machine:
@@ -67,7 +70,7 @@ class Records:
                 raise FailedPrecondition(
                     "machine version is stale", why=f"it is {machine.instance_id}", next="read the machine again"
                 )
-            return replace(_living(machine), config=machine.config.with_metadata(request.metadata))
+            return replace(lifecycle.must_exist(machine), config=machine.config.with_metadata(request.metadata))
 
         after, revision = await self._engine.change(request.machine_id, merge)
         return contract.MachineReply(record=after.to_record(), revision=revision)
@@ -75,7 +78,7 @@ class Records:
     async def cordon(self, request: contract.CordonMachine) -> contract.MachineReply:
         def mark(machine: Machine) -> Machine:
             self._leases.check(machine, request.nonce)
-            return replace(_living(machine), cordoned=request.cordoned)
+            return replace(lifecycle.must_exist(machine), cordoned=request.cordoned)
 
         after, revision = await self._engine.change(request.machine_id, mark)
         return contract.MachineReply(record=after.to_record(), revision=revision)
@@ -96,7 +99,7 @@ class Records:
         return contract.Reclaimed(actual_mb=await driver.reclaim_memory(machine.run_id, request.amount_mb))
 
     def _sizable(self, machine_id: str) -> tuple[Machine, Sizable]:
-        machine = self._running(machine_id)
+        machine = self._engine.running(machine_id)
         if not isinstance(self._driver, Sizable):
             raise FailedPrecondition(
                 "the memory of this machine cannot be changed while it runs",
@@ -105,19 +108,13 @@ class Records:
             )
         return machine, self._driver
 
-    def _running(self, machine_id: str) -> Machine:
-        machine = self._engine.get(machine_id)
-        if machine.state != states.STARTED:
-            raise FailedPrecondition("machine not running", why=f"it is {machine.state}", next="start it first")
-        return machine
-
     async def versions(self, request: contract.MachineCall) -> contract.VersionList:
         self._engine.get(request.machine_id)
         found = await self._journal.versions(request.machine_id)
         return contract.VersionList(versions=tuple(version.to_wire() for version in found))
 
     async def processes(self, request: contract.MachineCall) -> contract.ProcessList:
-        machine = self._running(request.machine_id)
+        machine = self._engine.running(request.machine_id)
         pids = await self._driver.processes(machine.run_id)
         found = await asyncio.to_thread(processes.look, pids)
         return contract.ProcessList(processes=tuple(process.to_wire() for process in found))
@@ -127,9 +124,3 @@ async def _memory(machine: Machine, driver: Sizable) -> contract.MemoryReply:
     limit_mb = await driver.memory_limit(machine.run_id)
     used_mb = (await driver.stats(machine.run_id)).memory_bytes >> 20
     return contract.MemoryReply(limit_mb=limit_mb, available_mb=max(0, limit_mb - used_mb))
-
-
-def _living(machine: Machine) -> Machine:
-    if machine.state == states.DESTROYED:
-        raise NotFound("machine not found")
-    return machine

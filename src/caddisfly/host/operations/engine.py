@@ -24,7 +24,7 @@ from caddisfly.host.operations.lifecycle import Busy, Decision
 from caddisfly.host.operations.steps import STEPS, release_sandbox
 from caddisfly.host.operations.work import GaveWay, Parts, Work
 from caddisfly.model import states
-from caddisfly.model.errors import Internal, NotFound, Problem, Retryable, Unavailable
+from caddisfly.model.errors import FailedPrecondition, Internal, NotFound, Problem, Retryable, Unavailable
 from caddisfly.model.machine import Exit, Machine, wall_ms
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,17 @@ _DELAY_MAX_S = 5.0
 
 Decide = Callable[[Machine], Decision]
 Publish = Callable[[Machine], Awaitable[int]]
+
+
+class _Patience:
+    """Longer and longer pauses between tries that go on until one succeeds."""
+
+    def __init__(self) -> None:
+        self._next_s = _RETRY_FIRST_S
+
+    async def pause(self) -> None:
+        await asyncio.sleep(self._next_s)
+        self._next_s = min(self._next_s * 2, _DELAY_MAX_S)
 
 
 class Engine:
@@ -56,6 +67,13 @@ class Engine:
         machine = self.machines.get(machine_id)
         if machine is None:
             raise NotFound("machine not found", why=f"this host has no machine {machine_id}")
+        return machine
+
+    def running(self, machine_id: str) -> Machine:
+        """Raises `FailedPrecondition` for one that does not run, `NotFound` for one that is not there."""
+        machine = self.get(machine_id)
+        if machine.state != states.STARTED:
+            raise FailedPrecondition("machine not running", why=f"it is {machine.state}", next="start it first")
         return machine
 
     async def adopt(self, machine: Machine, operation: Operation | None) -> None:
@@ -114,12 +132,7 @@ class Engine:
     async def change(self, machine_id: str, alter: Callable[[Machine], Machine]) -> tuple[Machine, int]:
         """Alter a record without any work, such as cordoning."""
         async with self._lock(machine_id):
-            before = self.get(machine_id)
-            after = await self._commit(alter(before), fence=before.operation)
-            work = self._works.get(machine_id)
-            if work is not None:
-                work.machine = after
-            return after, await self._publish(after)
+            return await self._apply(self.get(machine_id), lambda now: Decision(alter(now)))
 
     async def settled(self, machine_id: str) -> Machine:
         """The Machine once no operation is under way."""
@@ -303,14 +316,13 @@ class Engine:
 
     async def _conclude(self, decision: Decision, operation: Operation) -> None:
         """Write the outcome. What has happened has happened: a full disk only delays that it is known."""
-        delay_s = _RETRY_FIRST_S
+        patience = _Patience()
         while True:
             try:
                 await self._commit(decision.machine, fence=operation.id, begin=decision.operation, end=operation)
             except Unavailable as problem:
                 log.error("engine.conclude_delayed", extra={"machine": operation.machine_id, "reason": str(problem)})
-                await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * 2, _DELAY_MAX_S)
+                await patience.pause()
             else:
                 return
 
@@ -332,14 +344,13 @@ class Engine:
 
     async def _release(self, work: Work) -> None:
         """Take down all there is, however long it takes: what runs on is neither failed nor gone."""
-        delay_s = _RETRY_FIRST_S
+        patience = _Patience()
         while True:
             try:
                 await release_sandbox.run(work)
             except Exception:
                 log.exception("engine.release_delayed", extra={"machine": work.machine.id})
-                await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * 2, _DELAY_MAX_S)
+                await patience.pause()
             else:
                 return
 
@@ -347,10 +358,10 @@ class Engine:
         """Whoever an operation gave way to may fail to begin another: then what was interrupted goes on."""
 
         async def run() -> None:
-            delay_s = _RETRY_FIRST_S
+            patience = _Patience()
             try:
                 while True:
-                    await asyncio.sleep(delay_s)
+                    await patience.pause()
                     try:
                         async with self._lock(machine_id):
                             machine = self.machines.get(machine_id)
@@ -358,7 +369,6 @@ class Engine:
                                 await self._apply(machine, lifecycle.recovered)
                     except Unavailable as problem:
                         log.error("engine.return_delayed", extra={"machine": machine_id, "reason": str(problem)})
-                        delay_s = min(delay_s * 2, _DELAY_MAX_S)
                     else:
                         return
             finally:
@@ -371,7 +381,7 @@ class Engine:
         """Learn of the end of this incarnation, whenever it comes. A full disk only delays that it is known."""
 
         async def run() -> None:
-            delay_s = _RETRY_FIRST_S
+            patience = _Patience()
             try:
                 while True:
                     try:
@@ -379,8 +389,7 @@ class Engine:
                         await self.exited(machine.id, machine.run_id, exit)
                     except Exception:
                         log.exception("engine.watch_failed", extra={"machine": machine.id})
-                        await asyncio.sleep(delay_s)
-                        delay_s = min(delay_s * 2, _DELAY_MAX_S)
+                        await patience.pause()
                     else:
                         return
             finally:

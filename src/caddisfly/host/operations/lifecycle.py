@@ -52,7 +52,7 @@ def created(machine: Machine, *, launch: bool) -> Decision:
 
 def start(machine: Machine, *, source: str) -> Decision:
     """Start call, or a request that woke it. A Machine that is up, or on its way, is left alone."""
-    _must_exist(machine)
+    must_exist(machine)
     if machine.state in (states.STARTING, states.STARTED, states.RESTARTING):
         return Decision(machine)
     if machine.state in (states.REPLACING, states.UPDATING):
@@ -81,7 +81,7 @@ def lost(machine: Machine, *, now_ms: int) -> Decision:
 
 def stop(machine: Machine, *, source: str, signal: str = "", timeout_s: float = 0.0) -> Decision:
     """Stop call. What is stopped, or stopping, stays so; what is starting is stopped once it is up."""
-    _must_exist(machine)
+    must_exist(machine)
     if machine.state in (states.STOPPED, states.STOPPING, states.CREATED, states.DESTROYING):
         return Decision(replace(machine, parked=False) if machine.parked else machine)
     _must_be_idle(machine)
@@ -105,7 +105,7 @@ def restart(
     machine: Machine, *, source: str, signal: str = "", timeout_s: float = 0.0, force: bool = False
 ) -> Decision:
     """Restart call. A Machine that is down is started."""
-    _must_exist(machine)
+    must_exist(machine)
     if machine.state == states.DESTROYING:
         raise FailedPrecondition("machine is being destroyed, refusing to restart")
     if machine.state in states.STARTABLE:
@@ -123,7 +123,7 @@ def update(
     machine: Machine, *, config: Config, image: ImageRef, current_version: str, launch: bool, cordoned: bool
 ) -> Decision:
     """Update call: a new version. A Machine that is down stays down on it (reference M4)."""
-    _must_exist(machine)
+    must_exist(machine)
     if machine.state == states.DESTROYING:
         raise FailedPrecondition("machine is being destroyed, refusing to update")
     if current_version and current_version != machine.instance_id:
@@ -162,8 +162,7 @@ def update(
 
 def destroy(machine: Machine, *, source: str, force: bool) -> Decision:
     """Delete call. Without force only what is at rest may go."""
-    if machine.state == states.DESTROYED:
-        raise NotFound("machine not found")
+    must_exist(machine)
     if machine.state == states.DESTROYING:
         return Decision(machine)
     at_rest = (states.STOPPED, states.SUSPENDED, states.FAILED, states.CREATED)
@@ -297,9 +296,11 @@ def _begin(machine: Machine, kind: str, args: Mapping[str, Any] | None = None) -
     return Decision(replace(machine, operation=operation.id), operation)
 
 
-def _must_exist(machine: Machine) -> None:
+def must_exist(machine: Machine) -> Machine:
+    """Itself. Raises `NotFound` for one that is destroyed, in words that clients match."""
     if machine.state == states.DESTROYED:
         raise NotFound("machine not found")
+    return machine
 
 
 def _must_be_idle(machine: Machine) -> None:
