@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 _IDENTITY_CHECK_S = 5.0
 _RETRY_S = 0.5
+CATALOG_WAIT_S = 3.0
+"""How long a process that is starting should wait for its first copy before it serves without one."""
 MachineListener = Callable[[Machine | None, Machine | None], None]
 """Called with the old and the new value of a Machine that changed."""
 
@@ -76,6 +78,15 @@ class Projection:
         for task in (self._task, self._round):
             if task is not None:
                 task.cancel()
+
+    async def arrived(self, *, timeout_s: float) -> bool:
+        """Wait for the first full copy. False when it did not come in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.ready.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def machines_of(self, app_id: str) -> dict[str, Machine]:
         """The app's Machines by id, destroyed ones that are still readable included."""

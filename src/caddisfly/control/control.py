@@ -11,7 +11,7 @@ import asyncio
 import logging
 
 from caddisfly.bus.connection import Bus
-from caddisfly.bus.projection import Projection
+from caddisfly.bus.projection import CATALOG_WAIT_S, Projection
 from caddisfly.control.auth.access import Verifier
 from caddisfly.control.deletion import Deletion
 from caddisfly.control.hosts import Hosts
@@ -30,7 +30,6 @@ from caddisfly.model.errors import Problem, Unavailable
 log = logging.getLogger(__name__)
 
 _RETRY_S = 0.5
-_CATALOG_WAIT_S = 3.0
 
 
 class Control:
@@ -74,11 +73,8 @@ class Control:
         self.hosts.start()
         self.projection.start()
         self.bus.open()
-        try:
-            async with asyncio.timeout(_CATALOG_WAIT_S):
-                await self.projection.ready.wait()
-        except TimeoutError:
-            log.warning("control.starts_without_catalog", extra={"waited_s": _CATALOG_WAIT_S})
+        if not await self.projection.arrived(timeout_s=CATALOG_WAIT_S):
+            log.warning("control.starts_without_catalog", extra={"waited_s": CATALOG_WAIT_S})
         self._keeping = asyncio.create_task(self._keep(), name="control-keep")
 
     async def stop(self) -> None:

@@ -76,15 +76,16 @@ class Machines:
 
     def of(self, app: App) -> dict[str, Machine]:
         """By id, destroyed ones that are still readable included. Raises `Unavailable` before the first full copy."""
-        if not self._projection.ready.is_set():
-            raise Unavailable("machines are not known yet", why="the catalog was not read so far", next="caddis status")
-        return self._projection.machines_of(app.id)
+        return self._known().machines_of(app.id)
 
     def of_organization(self, org_id: str) -> list[Machine]:
-        """Of all its apps."""
+        """Of all its apps. Raises `Unavailable` before the first full copy."""
+        return [machine for machine in self._known().machines.values() if machine.org_id == org_id]
+
+    def _known(self) -> Projection:
         if not self._projection.ready.is_set():
             raise Unavailable("machines are not known yet", why="the catalog was not read so far", next="caddis status")
-        return [machine for machine in self._projection.machines.values() if machine.org_id == org_id]
+        return self._projection
 
     def find(self, app: App, machine_id: str) -> Machine:
         """Raises `NotFound`, also for a Machine of another app."""

@@ -54,7 +54,7 @@ class Delivery:
     async def run(self) -> Failure | None:
         """None when the request is on its way."""
         exchange, edge = self._exchange, self._edge
-        if not await self._catalog_here():
+        if not await edge.routes.arrived(timeout_s=self._settings.full_deadline_s):
             return _no_catalog()
         while exchange.attempts < self._settings.attempts_max:
             route = edge.routes.find(exchange.fields.host)
@@ -71,14 +71,6 @@ class Delivery:
             if failure is not None:
                 return failure
         return self._last or Failure(status=502, code="PR03", what="no Machine took the request")
-
-    async def _catalog_here(self) -> bool:
-        try:
-            async with asyncio.timeout(self._settings.full_deadline_s):
-                await self._edge.routes.ready.wait()
-        except TimeoutError:
-            return False
-        return True
 
     def _pick(self, route: Route) -> Candidate | None:
         excluded = self._exchange.excluded

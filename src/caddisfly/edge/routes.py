@@ -72,6 +72,10 @@ class Routes:
         """Set once the catalog was read for the first time."""
         return self._projection.ready
 
+    async def arrived(self, *, timeout_s: float) -> bool:
+        """Wait until the catalog was read for the first time. False when that took too long."""
+        return await self._projection.arrived(timeout_s=timeout_s)
+
     def listening(self) -> AbstractContextManager[None]:
         """Follow the catalog inside the block."""
         return self._projection.listening(self._on_change)

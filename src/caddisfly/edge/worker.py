@@ -17,15 +17,13 @@ from contextlib import ExitStack
 import uvloop
 
 from caddisfly.bus.connection import Bus
-from caddisfly.bus.projection import Projection
+from caddisfly.bus.projection import CATALOG_WAIT_S, Projection
 from caddisfly.edge.client_side import Client
 from caddisfly.edge.context import SWEEP_S, Edge
 from caddisfly.edge.routes import Routes
 from caddisfly.edge.settings import EdgeSettings
 
 log = logging.getLogger(__name__)
-
-_CATALOG_WAIT_S = 3.0
 
 
 class EdgeWorker:
@@ -49,11 +47,8 @@ class EdgeWorker:
         self.edge = edge = Edge(settings=settings, bus=self._bus, routes=routes, loop=loop)
         self._bus.open()
         self._projection.start()
-        try:
-            async with asyncio.timeout(_CATALOG_WAIT_S):
-                await self._projection.ready.wait()
-        except TimeoutError:
-            log.warning("edge.no_catalog_yet", extra={"waited_s": _CATALOG_WAIT_S})
+        if not await self._projection.arrived(timeout_s=CATALOG_WAIT_S):
+            log.warning("edge.no_catalog_yet", extra={"waited_s": CATALOG_WAIT_S})
         for address in settings.http_listen:
             bound = listen(address, backlog=settings.backlog)
             if bound is None:

@@ -75,6 +75,7 @@ class Agent:
         self._checks = Checks(Memory(settings.run_dir / "checks"), publish=self._publish_again, probe=computer.probe)
         self._doors = Doors(settings, serve=self._answer_machine, wanted=computer.runs_programs)
         self._calls: Calls | None = None
+        self._leases = Leases()
 
     async def start(self) -> None:
         settings = self._settings
@@ -89,16 +90,15 @@ class Agent:
             compile=self._computer.compile,
         )
         self._engine = engine = Engine(self._journal, parts, publish=self._publish)
-        leases = Leases()
         self._machines = machines = Machines(
             settings=settings,
             journal=self._journal,
             engine=engine,
             parts=parts,
             capacity=self._capacity,
-            leases=leases,
+            leases=self._leases,
         )
-        records = Records(journal=self._journal, engine=engine, driver=driver, leases=leases)
+        records = Records(journal=self._journal, engine=engine, driver=driver, leases=self._leases)
         self._calls = Calls(machines, records, show=lambda id: self._checks.follow(engine.get(id)))
         self._logs.start()
         contents = await self._journal.open()
@@ -323,6 +323,7 @@ class Agent:
                 continue
             try:
                 await self._engine.forget(machine.id)
+                self._leases.forget(machine.id)
                 await self._publication.remove(f"{MACHINE}.{machine.id}")
                 await self._logs.forget(machine.id)
             except Problem as problem:
