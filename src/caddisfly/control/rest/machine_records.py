@@ -82,11 +82,6 @@ async def show_metadata(machine: AnyMachine) -> Response:
     response_model=None,
     openapi_extra=shapes.takes(shapes.MetadataBody),
 )
-async def put_metadata(request: Request, machine: ThisMachine, control: Parts) -> Response:
-    """Merges, as PATCH does: named keys are set, null or "" removes, others stay."""
-    return await _merge(request, machine, control)
-
-
 @router.patch(
     "/metadata",
     name="Machines_patch_metadata",
@@ -95,8 +90,10 @@ async def put_metadata(request: Request, machine: ThisMachine, control: Parts) -
     response_model=None,
     openapi_extra=shapes.takes(shapes.MetadataBody),
 )
-async def patch_metadata(request: Request, machine: ThisMachine, control: Parts) -> Response:
-    return await _merge(request, machine, control)
+async def merge_metadata(request: Request, machine: ThisMachine, control: Parts) -> Response:
+    """Both merge: named keys are set, null or "" removes, others stay."""
+    body = await wire.read(request, shapes.MetadataBody)
+    return await _set(machine, control, body.metadata, machine_version=body.machine_version)
 
 
 @router.get(
@@ -130,11 +127,6 @@ async def set_metadata_key(request: Request, machine: ThisMachine, control: Part
 async def delete_metadata_key(machine: ThisMachine, control: Parts, key: MetadataKey) -> Response:
     """Also when it is not there."""
     return await _set(machine, control, {key: None})
-
-
-async def _merge(request: Request, machine: ThisMachine, control: Parts) -> Response:
-    body = await wire.read(request, shapes.MetadataBody)
-    return await _set(machine, control, body.metadata, machine_version=body.machine_version)
 
 
 async def _set(

@@ -13,7 +13,7 @@ from caddisfly.control.records.creations import fingerprint
 from caddisfly.control.rest import shapes, wire
 from caddisfly.control.rest.encoding import Encoder
 from caddisfly.control.rest.reach import AnyMachine, Caller, LeaseNonce, Parts, ThisApp, ThisMachine
-from caddisfly.model import states
+from caddisfly.control.rest.selection import Selected
 from caddisfly.model.config import Config
 from caddisfly.model.errors import InvalidArgument
 from caddisfly.model.lease import clamped
@@ -37,15 +37,12 @@ async def list_machines(
     request: Request,
     app: ThisApp,
     control: Parts,
-    include_deleted: Annotated[str, Query(description="true also lists destroyed machines.")] = "",
-    region: str = "",
-    state: Annotated[str, Query(description="States, separated by commas.")] = "",
+    selected: Selected,
     summary: Annotated[str, Query(description="true leaves config, events and checks out.")] = "",
     include_leases: _IncludeLeases = "",
 ) -> Response:
     """`metadata.<key>=<value>`, any number of times, selects by metadata. Unknown parameters are ignored."""
-    deleted, short = wire.flag(include_deleted, "include_deleted"), wire.flag(summary, "summary")
-    wanted = frozenset(word.strip() for word in state.split(",") if word.strip())
+    short = wire.flag(summary, "summary")
     metadata = [
         (name.removeprefix(_METADATA), value)
         for name, value in request.query_params.multi_items()
@@ -54,10 +51,7 @@ async def list_machines(
     found = [
         machine
         for machine in control.machines.of(app).values()
-        if (deleted or machine.state != states.DESTROYED)
-        and (not region or machine.region == region)
-        and (not wanted or machine.state in wanted)
-        and all(machine.config.metadata.get(name) == value for name, value in metadata)
+        if selected.takes(machine) and all(machine.config.metadata.get(name) == value for name, value in metadata)
     ]
     found.sort(key=lambda machine: (machine.created_ms, machine.id))
     encoder: Encoder = request.app.state.encoder

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Response
 
 from caddisfly.control.rest import shapes, wire
 from caddisfly.control.rest.reach import Caller, Parts
-from caddisfly.model import states
+from caddisfly.control.rest.selection import Selected
 from caddisfly.model.errors import InvalidArgument
 from caddisfly.model.machine import Machine, rfc3339
 
@@ -25,9 +25,7 @@ async def list_machines(
     caller: Caller,
     control: Parts,
     org: Annotated[str, Path(description="Slug of the organization")],
-    include_deleted: Annotated[str, Query(description="true also lists destroyed machines.")] = "",
-    region: str = "",
-    state: Annotated[str, Query(description="States, separated by commas.")] = "",
+    selected: Selected,
     updated_after: Annotated[str, Query(description="RFC 3339.")] = "",
     cursor: Annotated[str, Query(description="`next_cursor` of the page before.")] = "",
     limit: Annotated[str, Query(description="At most 1000.")] = "",
@@ -37,16 +35,11 @@ async def list_machines(
     count = wire.whole(limit, "limit", default=_PAGE_MAX)
     if count < 1:
         raise InvalidArgument(f"invalid limit, must be at least 1, got {count}")
-    deleted = wire.flag(include_deleted, "include_deleted")
-    wanted = frozenset(word.strip() for word in state.split(",") if word.strip())
     after = max(_cursor(cursor), (_moment(updated_after), "\uffff") if updated_after else (-1, ""))
     found = [
         machine
         for machine in control.machines.of_organization(organization.id)
-        if (deleted or machine.state != states.DESTROYED)
-        and (not region or machine.region == region)
-        and (not wanted or machine.state in wanted)
-        and _place(machine) > after
+        if selected.takes(machine) and _place(machine) > after
     ]
     found.sort(key=_place)
     page = found[: min(count, _PAGE_MAX)]
