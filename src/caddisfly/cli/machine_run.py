@@ -26,6 +26,7 @@ from caddisfly.cli.machine_flags import (
     VmMemory,
     VmSize,
 )
+from caddisfly.cli.machine_records import exit_of
 from caddisfly.cli.target import App, AsJson
 from caddisfly.model.errors import Aborted, Problem
 
@@ -185,7 +186,7 @@ def failure(machine: Json) -> tuple[str, str] | None:
     if state not in ("stopped", "failed", "destroyed"):
         return None
     exits = (event for event in machine.get("events") or () if event["type"] == "exit")
-    left = ((next(exits, None) or {}).get("request") or {}).get("exit_event") or {}
+    left = exit_of(next(exits, {}))
     code = left.get("exit_code", 0)
     if state != "failed" and not code and not left.get("error"):
         return None

@@ -261,6 +261,13 @@ def _restart(value: object, field: str) -> dict[str, Any]:
     return {name: inner for name, inner in wire.items() if not _empty(inner)}
 
 
+def stop_signal(value: str) -> str:
+    """Itself; empty means the Machine's own. Raises `InvalidArgument` for one that stops nothing (reference M7)."""
+    if value and value not in STOP_SIGNALS:
+        raise InvalidArgument(f"invalid signal, {value!r} is not one of {', '.join(STOP_SIGNALS)}")
+    return value
+
+
 def stop_timeout(value: object, field: str) -> Duration:
     """A stop timeout: a duration of at most 300 s; zero means the default (reference M7)."""
     timeout = Duration.parse(value, field=field)

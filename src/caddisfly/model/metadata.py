@@ -1,10 +1,10 @@
-"""What may stand in a Machine's metadata: one rule for whoever sets it (reference machines-api, M16)."""
+"""A Machine's metadata: one rule for whoever reads or sets it (reference machines-api, M16)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from caddisfly.model.errors import InvalidArgument
+from caddisfly.model.errors import InvalidArgument, NotFound
 
 _KEY_MAX, _VALUE_MAX, _KEYS_MAX = 256, 4096, 256
 
@@ -18,3 +18,10 @@ def check_changes(present: Mapping[str, str], changes: Mapping[str, str | None])
             raise InvalidArgument(f"invalid metadata value of {name!r}, must have at most {_VALUE_MAX} characters")
     if len({**present, **changes}) > _KEYS_MAX:
         raise InvalidArgument(f"too many metadata keys, at most {_KEYS_MAX} are kept")
+
+
+def value_of(metadata: Mapping[str, str], key: str) -> str:
+    """Raises `NotFound`."""
+    if key not in metadata:
+        raise NotFound(f"metadata key {key!r} not found", next="GET .../metadata lists them")
+    return metadata[key]

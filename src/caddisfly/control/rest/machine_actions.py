@@ -14,7 +14,7 @@ from caddisfly.control.rest import shapes, wire
 from caddisfly.control.rest.reach import AnyMachine, LeaseNonce, Parts, ThisMachine
 from caddisfly.control.waiting import Wait
 from caddisfly.model import states
-from caddisfly.model.config import STOP_SIGNALS, stop_timeout
+from caddisfly.model.config import stop_signal, stop_timeout
 from caddisfly.model.errors import InvalidArgument, Unimplemented
 
 router = APIRouter(prefix="/v1/apps/{app}/machines/{machine}", tags=["machines"], responses=shapes.ERRORS)
@@ -44,7 +44,7 @@ async def stop_machine(request: Request, machine: ThisMachine, control: Parts, n
     body = await wire.read(request, shapes.StopBody)
     timeout_s = stop_timeout(body.timeout, "timeout").seconds if body.timeout else 0.0
     call = contract.StopMachine(
-        machine_id=machine.id, nonce=nonce, signal=_stop_signal(body.signal), timeout_s=timeout_s
+        machine_id=machine.id, nonce=nonce, signal=stop_signal(body.signal), timeout_s=timeout_s
     )
     await control.machines.change(machine, contract.STOP_MACHINE, call)
     return wire.reply({"ok": True})
@@ -63,7 +63,7 @@ async def restart_machine(
     call = contract.StopMachine(
         machine_id=machine.id,
         nonce=nonce,
-        signal=_stop_signal(signal),
+        signal=stop_signal(signal),
         timeout_s=stop_timeout(text, "timeout").seconds if text else 0.0,
         force=wire.flag(force_stop, "force_stop"),
     )
@@ -142,12 +142,6 @@ async def exec_in_machine(request: Request, machine: ThisMachine, control: Parts
     call = contract.ExecMachine(machine_id=machine.id, command=command, stdin=body.stdin, timeout_s=timeout_s)
     answer = await control.machines.ask(machine.host_id, contract.EXEC_MACHINE, call, timeout_s=timeout_s + 10)
     return wire.reply(answer.model_dump())
-
-
-def _stop_signal(value: str) -> str:
-    if value and value not in STOP_SIGNALS:
-        raise InvalidArgument(f"invalid signal, {value!r} is not one of {', '.join(STOP_SIGNALS)}")
-    return value
 
 
 def _signal(value: str | int) -> str:

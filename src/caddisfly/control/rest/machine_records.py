@@ -10,8 +10,8 @@ from fastapi import APIRouter, Query, Request, Response
 from caddisfly.bus import contract
 from caddisfly.control.rest import shapes, wire
 from caddisfly.control.rest.reach import AnyMachine, LeaseNonce, MetadataKey, Parts, ThisMachine
-from caddisfly.model.errors import InvalidArgument, NotFound
-from caddisfly.model.metadata import check_changes
+from caddisfly.model.errors import InvalidArgument
+from caddisfly.model.metadata import check_changes, value_of
 
 router = APIRouter(prefix="/v1/apps/{app}/machines/{machine}", tags=["machines"], responses=shapes.ERRORS)
 
@@ -103,9 +103,7 @@ async def merge_metadata(request: Request, machine: ThisMachine, control: Parts)
     response_model=None,
 )
 async def show_metadata_key(machine: AnyMachine, key: MetadataKey) -> Response:
-    if key not in machine.config.metadata:
-        raise NotFound(f"metadata key {key!r} not found", next="GET .../metadata lists them")
-    return wire.reply({"value": machine.config.metadata[key]})
+    return wire.reply({"value": value_of(machine.config.metadata, key)})
 
 
 @router.post(

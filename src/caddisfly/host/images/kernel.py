@@ -14,9 +14,11 @@ import os
 import struct
 from pathlib import Path
 
-MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME, MS_BIND, MS_SHARED = 0x2, 0x4, 0x8, 0x400, 0x1000, 1 << 20
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME, MS_BIND, MS_REC = 0x2, 0x4, 0x8, 0x400, 0x1000, 0x4000
+MS_SLAVE, MS_SHARED = 1 << 19, 1 << 20
 MNT_DETACH, UMOUNT_NOFOLLOW = 0x2, 0x8
 
+_CLONE_NEWNS, _CLONE_FS = 0x20000, 0x200
 _FICLONE = 0x40049409
 _LOOP_CTL_GET_FREE, _LOOP_CONFIGURE = 0x4C82, 0x4C0A
 _LO_AUTOCLEAR, _LO_DIRECT_IO = 4, 16
@@ -33,6 +35,12 @@ def mount(source: str, target: Path, *, kind: str = "", flags: int = 0, options:
     result = _libc.mount(source.encode(), os.fsencode(target), kind.encode(), flags, options.encode())
     if result != 0:
         raise _error(target)
+
+
+def unshare_mounts() -> None:
+    """Give the calling thread mounts of its own. It can no longer share a working directory with the others."""
+    if _libc.unshare(_CLONE_NEWNS | _CLONE_FS) != 0:
+        raise _error(Path("/"))
 
 
 def unmount(target: Path) -> bool:

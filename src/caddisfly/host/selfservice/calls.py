@@ -13,10 +13,10 @@ from caddisfly.bus import contract
 from caddisfly.host.machines import Machines
 from caddisfly.host.records import Records
 from caddisfly.host.selfservice.exchange import Answer, Request
-from caddisfly.model.config import STOP_SIGNALS, stop_timeout
-from caddisfly.model.errors import Internal, InvalidArgument, NotFound, PermissionDenied, Problem
+from caddisfly.model.config import stop_signal, stop_timeout
+from caddisfly.model.errors import Internal, InvalidArgument, PermissionDenied, Problem
 from caddisfly.model.machine import Machine
-from caddisfly.model.metadata import check_changes
+from caddisfly.model.metadata import check_changes, value_of
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +60,7 @@ class Calls:
                     version = _text(body.get("machine_version") or "", "machine_version")
                     return await self._set(machine, body.get("metadata") or {}, version)
                 case ["GET", "metadata", key]:
-                    if key not in machine.config.metadata:
-                        raise NotFound(f"metadata key {key!r} not found", next="GET .../metadata lists them")
-                    return Answer(200, {"value": machine.config.metadata[key]})
+                    return Answer(200, {"value": value_of(machine.config.metadata, key)})
                 case ["POST", "metadata", key]:
                     return await self._set(machine, {key: request.json().get("value")})
                 case ["DELETE", "metadata", key]:
@@ -75,9 +73,7 @@ class Calls:
 
     async def _stop(self, machine: Machine, request: Request) -> Answer:
         body = request.json()
-        signal = _text(body.get("signal") or "", "signal")
-        if signal and signal not in STOP_SIGNALS:
-            raise InvalidArgument(f"invalid signal, {signal!r} is not one of {', '.join(STOP_SIGNALS)}")
+        signal = stop_signal(_text(body.get("signal") or "", "signal"))
         timeout = body.get("timeout")
         call = contract.StopMachine(
             machine_id=machine.id,

@@ -7,17 +7,13 @@ host makes later show up inside where their parent is shared, as the image store
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
 from pathlib import Path
 
+from caddisfly.host.drivers.oci.cgroups import ROOT
+from caddisfly.host.images import kernel
 from caddisfly.model.errors import FailedPrecondition
-
-_CLONE_NEWNS, _CLONE_FS = 0x20000, 0x200
-_MS_REC, _MS_SLAVE, _MNT_DETACH = 0x4000, 1 << 19, 2
-_GROUPS = b"/sys/fs/cgroup"
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def groups_of_version_2() -> Path:
@@ -27,10 +23,10 @@ def groups_of_version_2() -> Path:
 
     def run() -> None:
         try:
-            _call(_libc.unshare, _CLONE_NEWNS | _CLONE_FS)  # of this thread, which nobody else sees
-            _call(_libc.mount, b"none", b"/", None, _MS_REC | _MS_SLAVE, None)
-            _call(_libc.umount2, _GROUPS, _MNT_DETACH)
-            _call(_libc.mount, b"none", _GROUPS, b"cgroup2", 0, None)
+            kernel.unshare_mounts()  # of this thread, which nobody else sees
+            kernel.mount("none", Path("/"), flags=kernel.MS_REC | kernel.MS_SLAVE)
+            kernel.detach(ROOT)
+            kernel.mount("none", ROOT, kind="cgroup2")
             made.append(os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
             failure.append(error)
@@ -45,9 +41,3 @@ def groups_of_version_2() -> Path:
             next="set host.runtime to runc",
         ) from failure[0]
     return Path(f"/proc/{os.getpid()}/fd/{made[0]}")
-
-
-def _call(function: object, *arguments: object) -> None:
-    if function(*arguments) != 0:  # type: ignore[operator]
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
