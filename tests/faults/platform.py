@@ -10,8 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from caddisfly.host.network.network import Network
 from caddisfly.up import presence
 from caddisfly.up.settings import load
 from tests.conftest import eventually, free_port
-from tests.leaks import TEST_DIRECTORY
+from tests.leaks import TEST_DIRECTORY, traces
 
 IMAGE = "faults/busybox:1"
 POOL = "10.213.0.0/16"
@@ -335,3 +335,18 @@ class Load:
     @property
     def failures(self) -> list[str]:
         return [outcome for _, outcome in self.outcomes if outcome != "served"]
+
+
+@contextmanager
+def running() -> Iterator[Platform]:
+    """One that is up and has an image and an app. Nothing of it may be left at the end (I4)."""
+    before = traces()
+    platform = Platform()
+    try:
+        platform.up()
+        platform.prepare()
+        yield platform
+    finally:
+        platform.close()
+    left = traces() - before
+    assert not left, "\n".join(sorted(left))

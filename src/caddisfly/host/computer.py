@@ -6,8 +6,6 @@ disk and the network comes from here. `ThisComputer` is the real one. `host/simu
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Protocol
@@ -21,6 +19,7 @@ from caddisfly.host.images.image import ImageConfig, ResolvedImage, StoredImage
 from caddisfly.host.images.settings import ImageSettings
 from caddisfly.host.images.store import ImageStore
 from caddisfly.host.journal.journal import Journal
+from caddisfly.host.lock import HeldError, hold
 from caddisfly.host.network.network import Attachment, Network
 from caddisfly.host.operations.work import Images, Links, Roots
 from caddisfly.host.settings import HostSettings
@@ -158,17 +157,9 @@ def _claim() -> IO[str]:
     Namespaces, control groups and the firewall's table belong to the computer, not to a data directory: a second agent
     would take what the first one runs for litter.
     """
-    file = _LOCK.open("a+")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        other = file.read().strip()
-        file.close()
+        return hold(_LOCK)
+    except HeldError as other:
         raise FailedPrecondition(
             "another agent runs on this host", why=f"process {other} holds {_LOCK}", next="caddis status; caddis down"
         ) from None
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file

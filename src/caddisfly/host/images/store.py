@@ -14,7 +14,6 @@ repository is not found under the name of another.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,6 +31,7 @@ from caddisfly.host.images.registry import RegistryClient
 from caddisfly.host.images.resolver import Resolver
 from caddisfly.host.images.rootfs import RootFilesystems
 from caddisfly.host.images.settings import Credentials, ImageSettings
+from caddisfly.host.lock import HeldError, hold
 from caddisfly.model.errors import FailedPrecondition, NotFound, Problem, Unavailable
 
 _MIB = 1 << 20
@@ -47,7 +47,7 @@ class ImageStore:
         self._root = root
         self._settings = settings or ImageSettings()
         self.filesystem = StoreFilesystem(root, self._settings)
-        self._lock_file: IO[bytes] | None = None
+        self._lock_file: IO[str] | None = None
         self._flights: dict[str, asyncio.Task[None]] = {}
         self._fetching: list[ResolvedImage] = []
         self._writing = 0
@@ -256,17 +256,14 @@ class ImageStore:
 
     def _lock(self) -> None:
         self._root.mkdir(parents=True, exist_ok=True)
-        file = (self._root / "lock").open("ab")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
+            self._lock_file = hold(self._root / "lock")
+        except HeldError as other:
             raise Unavailable(
                 f"the image store {self._root} is in use",
-                why="another process, or another store in this one, has it open",
+                why=f"process {other} has it open",
                 next="stop the other agent",
             ) from None
-        self._lock_file = file
 
     def _unlock(self) -> None:
         if self._lock_file is not None:
