@@ -10,8 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from caddisfly.up import presence
 from caddisfly.up.settings import load
 from tests.conftest import eventually, free_port
 from tests.leaks import TEST_DIRECTORY, traces
+from tests.small_disk import SmallDisk, small_disk
 
 IMAGE = "faults/busybox:1"
 POOL = "10.213.0.0/16"
@@ -43,6 +44,7 @@ class Platform:
         self.directory = Path(tempfile.mkdtemp(prefix=TEST_DIRECTORY))
         self.directory.chmod(0o755)
         self.data_dir, self.run_dir = self.directory / "data", self.directory / "run"
+        self.stack = ExitStack()
         self.ports = {name: free_port() for name in ("bus", "control", "edge")}
         self.file = self.directory / "caddisfly.toml"
         self.file.write_text(
@@ -52,6 +54,18 @@ class Platform:
             f'[edge]\nhttp_listen = ["127.0.0.1:{self.ports["edge"]}"]\ndrain_timeout_s = 2\n'
             f'[images]\nstore_size_gb = 4\n[host]\nipv4_pool = "{POOL}"\nroot_size_mb = 64\nstop_grace_s = 0.5\n'
         )
+
+    def cramp(self, part: str, *, megabytes: int) -> SmallDisk:
+        """Give a part a small disk of its own, before `up`. Images stay where there is room, and a host uses it up."""
+        disk = self.stack.enter_context(small_disk(self.data_dir / part, megabytes=megabytes))
+        if part == "host":
+            self.file.write_text(self.file.read_text().replace("[host]\n", "[host]\ndisk_floor_mb = 0\n"))
+            roomy, images = self.directory / "images", disk.path / "images"
+            roomy.mkdir()
+            images.mkdir()
+            subprocess.run(["mount", "--bind", str(roomy), str(images)], check=True)
+            self.stack.callback(subprocess.run, ["umount", "--lazy", str(images)], check=True)
+        return disk
 
     def caddis(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """A command, as a user of this platform types it."""
@@ -91,6 +105,7 @@ class Platform:
         done = self.caddis("down")
         subprocess.run(["umount", self.data_dir / "host" / "images" / "fs"], check=False, capture_output=True)
         Network(pool=POOL).close()
+        self.stack.close()
         shutil.rmtree(self.directory)
         assert done.returncode == 0, done.stderr
 
@@ -338,11 +353,12 @@ class Load:
 
 
 @contextmanager
-def running() -> Iterator[Platform]:
+def running(before_up: Callable[[Platform], object] = lambda _: None) -> Iterator[Platform]:
     """One that is up and has an image and an app. Nothing of it may be left at the end (I4)."""
     before = traces()
     platform = Platform()
     try:
+        before_up(platform)
         platform.up()
         platform.prepare()
         yield platform
