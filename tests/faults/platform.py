@@ -306,14 +306,13 @@ async def request(port: int, *, app: str = APP, timeout_s: float = 15.0) -> str:
 
 
 class Load:
-    """Fifty requests a second through the edge, each on a connection of its own, for as long as it is entered."""
+    """So many requests a second through the edge, each on a connection of its own, for as long as it is entered."""
 
-    RATE = 50
     MOST = 3000
     """It ends by itself after so many."""
 
-    def __init__(self, platform: Platform) -> None:
-        self._port = platform.ports["edge"]
+    def __init__(self, platform: Platform, *, rate: float = 50) -> None:
+        self._port, self._rate = platform.ports["edge"], rate
         self.outcomes: list[tuple[float, str]] = []
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -332,7 +331,7 @@ class Load:
             for _ in range(self.MOST):
                 group.create_task(self._one())
                 try:
-                    async with asyncio.timeout(1 / self.RATE):
+                    async with asyncio.timeout(1 / self._rate):
                         await self._stop.wait()
                     return
                 except TimeoutError:
