@@ -19,6 +19,8 @@ from caddisfly.host.images.durable import sync_directory, write_atomically
 from caddisfly.host.images.reference import is_digest
 from caddisfly.model.errors import InvalidArgument, Problem, Unavailable
 
+_PIECE = 1 << 20
+
 
 class Draft:
     """A blob on its way in. Hash and length follow every write, so that a broken download can go on where it ended."""
@@ -29,8 +31,25 @@ class Draft:
         self._hash = hashlib.sha256()
         self.size = 0
 
-    def write(self, data: bytes) -> None:
-        self._file.write(data)
+    @classmethod
+    def resume(cls, path: Path) -> Draft:
+        """Go on with what an earlier process wrote. It is read once more, for the hash."""
+        draft = cls(path, path.open("r+b", buffering=0))
+        while piece := draft._file.read(_PIECE):
+            draft._hash.update(piece)
+            draft.size += len(piece)
+        return draft
+
+    def write(self, data: bytes | bytearray) -> None:
+        """All of it or nothing: a disk that is full leaves what was written before."""
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            self._file.seek(self.size)
+            self._file.truncate()
+            raise
         self._hash.update(data)
         self.size += len(data)
 
@@ -46,8 +65,11 @@ class Draft:
         return f"sha256:{self._hash.hexdigest()}"
 
     def seal(self) -> None:
-        self._file.flush()
         os.fsync(self._file.fileno())
+        self._file.close()
+
+    def close(self) -> None:
+        """Leave it as it is, to be resumed."""
         self._file.close()
 
     def discard(self) -> None:
@@ -104,9 +126,20 @@ class BlobStore:
             raise
         return draft.digest, draft.size
 
+    def adopt(self, source: Path, digest: str) -> bool:
+        """Take in a file of the same file system, which nobody changes any more, under its digest. No copy is made."""
+        try:
+            os.link(source, self.path(digest))
+        except FileExistsError:
+            return True
+        except FileNotFoundError:
+            return False
+        sync_directory(self._directory)
+        return True
+
     def draft(self) -> Draft:
         path = self._temporary / f"blob-{secrets.token_hex(8)}"
-        return Draft(path, path.open("xb"))
+        return Draft(path, path.open("xb", buffering=0))
 
     def commit(self, draft: Draft, *, expected: str, what: str) -> None:
         """Give a finished draft its name, if it is what was expected."""
