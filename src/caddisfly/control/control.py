@@ -61,7 +61,7 @@ class Control:
         self.publication = AppPublication(self.bus, self.apps, every_s=settings.apps_reload_s)
         self.deletion = Deletion(bus=self.bus, apps=self.apps, machines=self.machines, publication=self.publication)
         self.logs = Logs(self.bus, self.machines, hold_s=settings.log_hold_s)
-        self.repositories = Repositories(self.bus, self.verifier, self.apps, self.machines)
+        self.repositories = Repositories(self.bus, self.verifier, self.apps, self.machines, domain=settings.domain)
         self._migrated = False
         self._keeping: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()

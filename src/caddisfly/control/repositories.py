@@ -20,8 +20,9 @@ from caddisfly.model.errors import NotFound, PermissionDenied
 class Repositories:
     """Serves on the bus from `start` on."""
 
-    def __init__(self, bus: Bus, verifier: Verifier, apps: Apps, machines: Machines) -> None:
-        self._bus, self._verifier, self._apps, self._machines = bus, verifier, apps, machines
+    def __init__(self, bus: Bus, verifier: Verifier, apps: Apps, machines: Machines, *, domain: str) -> None:
+        """`domain` empty: there is no registry of the platform's own, only its calls are answered."""
+        self._bus, self._verifier, self._apps, self._machines, self._domain = bus, verifier, apps, machines, domain
         self._dispatcher = Dispatcher()
         self._dispatcher.handle(contract.ASK_ACCESS, self.access)
         self._dispatcher.handle(contract.ASK_NEEDS, self.needs)
@@ -39,7 +40,7 @@ class Repositories:
         apps = [app for name in dict.fromkeys(request.names) if (app := await self._reach(access, name)) is not None]
         if request.everything:
             for organization in access.organizations.values():
-                apps += await self._apps.of_organization(organization.id)
+                apps += [app for app in await self._apps.of_organization(organization.id) if _reaches(access, app)]
         return contract.GrantedAccess(
             repositories=tuple(
                 contract.RepositoryAccess(name=app.name, app_id=app.id, org_id=app.organization.id) for app in apps
@@ -56,9 +57,9 @@ class Repositories:
         machines = self._machines.of_organization(app.organization.id)
         return contract.RepositoryNeeds(alive=True, digests=tuple({machine.image.digest for machine in machines}))
 
-    async def check_image(self, image: str, *, org_id: str, domain: str) -> None:
+    async def check_image(self, image: str, *, org_id: str) -> None:
         """Raises what a host says of an image that is not there, for one of an app of another organization, too."""
-        name = registry.app_of(image, domain=domain)
+        name = registry.app_of(image, domain=self._domain) if self._domain else None
         if name is None:
             return
         try:
@@ -72,11 +73,19 @@ class Repositories:
     async def _reach(self, access: Access, name: str) -> App | None:
         try:
             record = await self._apps.find(name)
-            return None if record.deleting else access.check(record.app)
-        except (NotFound, PermissionDenied):
+        except NotFound:
             return None
+        return record.app if _reaches(access, record.app) and not record.deleting else None
 
     async def _serve(self) -> None:
         if not self._subscribed:
             self._subscribed = True
             await self._dispatcher.serve_bus(self._bus, contract.CONTROL)
+
+
+def _reaches(access: Access, app: App) -> bool:
+    try:
+        access.check(app)
+    except PermissionDenied:
+        return False
+    return True

@@ -84,6 +84,17 @@ class ImageSettings(BaseModel):
         default_factory=dict,
         description="Registry host → base URL that is asked instead, such as `registry.fly.io` → the platform's own.",
     )
+    domain: str = Field(
+        default="",
+        description="As in [platform]: images of registry.<domain> and registry.fly.io are those of the platform's own "
+        "registry. Empty: there is none.",
+    )
+    registry_url: str = Field(
+        default="", description="As [registry] url: where that registry is, when it is not on this host."
+    )
+    registry_secret: SecretStr = Field(
+        default=SecretStr(""), description="By which this host shows that it is one. `caddis up` makes it of the bus's."
+    )
     credentials: dict[str, Credentials] = Field(
         default_factory=dict, description="Registry host → credentials. Empty: public images only."
     )

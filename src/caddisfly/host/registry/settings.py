@@ -25,6 +25,15 @@ class RegistrySettings(BaseModel):
         le=65535,
         description="TCP port of the registry. Default 5080: 5000, Docker's, may already be somebody else's registry.",
     )
+    url: str = Field(
+        default="",
+        pattern=r"^$|^http://[^/]+$",
+        description="Where the platform's registry already is, such as http://10.0.0.5:5080. Default empty: `caddis "
+        "up` starts one on this computer.",
+    )
+    registry_secret: SecretStr = Field(
+        default=SecretStr(""), description="By which hosts show that they are hosts. `caddis up` makes it of the bus's."
+    )
     store: Path = Field(
         default=Path("/var/lib/caddisfly/host/images/fs"),
         description="Mount point of the image store; the registry lies in it, so that images are taken in without a "
@@ -32,7 +41,6 @@ class RegistrySettings(BaseModel):
     )
     bus_url: str = Field(default="nats://127.0.0.1:4251", description="Where the bus is. Default: this box.")
     bus_token: SecretStr = Field(default=SecretStr(""), description="Token of the bus. `caddis up` makes one.")
-    domain: str = Field(default="localhost", description="As in [platform]: the registry is called registry.<domain>.")
     access_cache_s: float = Field(
         default=5.0,
         ge=0,
@@ -69,3 +77,12 @@ class RegistrySettings(BaseModel):
         description="MiB. Uploads are refused when the store's disk has less than this: a full store would take "
         "Machines with it, a refused push only itself. Default: as in [images].",
     )
+
+    @property
+    def address(self) -> str:
+        """`host:port` to knock at, here or where `url` says."""
+        if not self.url:
+            host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+            return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        place = self.url.removeprefix("http://")
+        return place if ":" in place.rpartition("]")[2] else f"{place}:80"
