@@ -11,7 +11,9 @@ import errno
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -82,8 +84,10 @@ class BlobStore:
 
     def __init__(self, directory: Path, *, temporary: Path) -> None:
         self._directory = directory / "sha256"
+        self._partial = directory / "partial"
         self._temporary = temporary
-        self._directory.mkdir(parents=True, exist_ok=True)
+        for path in (self._directory, self._partial):
+            path.mkdir(parents=True, exist_ok=True)
 
     def path(self, digest: str) -> Path:
         if not is_digest(digest):
@@ -140,6 +144,20 @@ class BlobStore:
     def draft(self) -> Draft:
         path = self._temporary / f"blob-{secrets.token_hex(8)}"
         return Draft(path, path.open("xb", buffering=0))
+
+    def continued(self, digest: str) -> Draft:
+        """What there is of this blob from a download that was broken off, or a new draft that can be continued."""
+        path = self._partial / self.path(digest).name
+        with suppress(FileNotFoundError):
+            return Draft.resume(path)
+        return Draft(path, path.open("xb", buffering=0))
+
+    def discard_partial(self, *, older_than_s: float = 0.0) -> None:
+        """Give up downloads that nobody has gone on with."""
+        limit = time.time() - older_than_s
+        for path in self._partial.iterdir():
+            if path.stat().st_mtime <= limit:
+                path.unlink(missing_ok=True)
 
     def commit(self, draft: Draft, *, expected: str, what: str) -> None:
         """Give a finished draft its name, if it is what was expected."""
