@@ -7,7 +7,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
+from caddisfly.bus.sealing import new_key
 from caddisfly.control.records import schema
 from caddisfly.control.records.database import Database
 from caddisfly.control.settings import ControlSettings
@@ -63,6 +65,7 @@ def settings(nats: NatsServer, tmp_path: Path) -> ControlSettings:
         apps_reload_s=0.3,
         log_hold_s=0.2,
         database_timeout_s=2,
+        secrets_key=SecretStr(new_key()),
     )
 
 

@@ -34,6 +34,8 @@ class FakeHost:
         self.machines: dict[str, Machine] = {}
         self.failing: dict[str, Problem] = {}
         self.calls: list[tuple[str, Any]] = []
+        self.given: dict[str, contract.SecretSet | None] = {}
+        """The secrets of each Machine, as they came."""
         self.lines: dict[str, list[dict[str, Any]]] = {}
         self.go = asyncio.Event()
         """Cleared, Machines stay in their transient states."""
@@ -160,6 +162,7 @@ class FakeHost:
         if call.machine_id in self.machines:
             machine = self.machines[call.machine_id]
             return contract.MachineReply(record=machine.to_record())
+        self.given[call.machine_id] = call.secrets
         config = Config(call.config)
         if config.guest.memory_mb > self._free_mb():
             raise Aborted("insufficient memory available")
@@ -237,6 +240,7 @@ class FakeHost:
         machine = self._get(call.machine_id)
         if call.current_version and call.current_version != machine.instance_id:
             raise Aborted("machine update failed due to concurrent update")
+        self.given[machine.id] = call.secrets
         ran = machine.state == states.STARTED
         machine = replace(
             machine, config=Config(call.config), instance_id=ids.ulid(), state=states.REPLACING

@@ -67,6 +67,8 @@ BODY: dict[str, Any] = {
     "signal": "SIGKILL",
     "cmd": "id",
     "name": "x",
+    "value": "theirs",
+    "values": {"A": "theirs"},
     "org_slug": "personal",
 }
 

@@ -59,6 +59,13 @@ class MachineReply(Message):
     revision: int = 0
 
 
+class SecretSet(Message):
+    """An app's secrets at a version, sealed (`bus/sealing.py`), by name."""
+
+    version: int
+    values: dict[str, str]
+
+
 class CreateMachine(Message):
     """`machine_id` is chosen by control: sending the same create twice makes one Machine."""
 
@@ -72,6 +79,7 @@ class CreateMachine(Message):
     lease_ttl_s: int = 0
     """Create it leased, to `owner`. 0: without a lease."""
     owner: str = ""
+    secrets: SecretSet | None = None
 
 
 class MachineCall(Message):
@@ -89,6 +97,7 @@ class UpdateMachine(MachineCall):
     skip_service_registration: bool = False
     lease_ttl_s: int = 0
     owner: str = ""
+    secrets: SecretSet | None = None
 
 
 class TakeLease(MachineCall):

@@ -24,7 +24,9 @@ from caddisfly.control.records.accounts import Accounts
 from caddisfly.control.records.apps import Apps
 from caddisfly.control.records.creations import Creations
 from caddisfly.control.records.database import Database
+from caddisfly.control.records.secrets import Secrets
 from caddisfly.control.repositories import Repositories
+from caddisfly.control.secrets import Safe
 from caddisfly.control.settings import ControlSettings
 from caddisfly.model.errors import Problem, Unavailable
 
@@ -44,6 +46,7 @@ class Control:
         self.accounts = Accounts(self.database)
         self.apps = Apps(self.database, cache_s=settings.app_cache_s)
         self.creations = Creations(self.database)
+        self.safe = Safe(Secrets(self.database), key=settings.secrets_key.get_secret_value())
         self.verifier = Verifier(self.accounts, cache_s=settings.token_cache_s)
         self.bus = bus or Bus(url=settings.bus_url, token=settings.bus_token.get_secret_value(), name="control")
         self.projection = Projection(self.bus)
@@ -56,6 +59,7 @@ class Control:
             market=self.market,
             apps=self.apps,
             creations=self.creations,
+            safe=self.safe,
             settle_s=settings.read_your_writes_timeout_s,
         )
         self.publication = AppPublication(self.bus, self.apps, every_s=settings.apps_reload_s)

@@ -25,6 +25,7 @@ from caddisfly.control.hosts import UNREACHABLE, Hosts
 from caddisfly.control.placement.market import Market, nobody
 from caddisfly.control.records.apps import Apps
 from caddisfly.control.records.creations import Creation, Creations
+from caddisfly.control.secrets import Safe
 from caddisfly.model import ids, states
 from caddisfly.model.app import App
 from caddisfly.model.errors import (
@@ -53,6 +54,17 @@ class Key:
     fingerprint: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """A Machine to be made, whoever will make it."""
+
+    app: App
+    request: MachineRequest
+    name: str
+    owner: str
+    secrets: contract.SecretSet | None
+
+
 class Machines:
     """All Machines of all apps; callers have checked already that the app is within reach."""
 
@@ -65,10 +77,11 @@ class Machines:
         market: Market,
         apps: Apps,
         creations: Creations,
+        safe: Safe,
         settle_s: float,
     ) -> None:
         self._bus, self._projection, self._hosts, self._market = bus, projection, hosts, market
-        self._apps, self._creations, self._settle_s = apps, creations, settle_s
+        self._apps, self._creations, self._safe, self._settle_s = apps, creations, safe, settle_s
         self._names: set[tuple[str, str]] = set()
         self._keys: set[tuple[str, str]] = set()
         self._creates: Counter[str] = Counter()
@@ -131,13 +144,19 @@ class Machines:
         with self._under_way(app, key):
             if (await self._apps.find(app.name)).deleting:
                 raise FailedPrecondition(f"app {app.name} is being deleted")
+            secrets = await self.secrets(app.id, request)
             creation = None
             if key is not None:
                 creation = await self._creations.claim(app.id, key.text, fingerprint=key.fingerprint)
                 if (first := self.of(app).get(creation.machine_id)) is not None:
                     return first
             with self._name(app, request.name) as name:
-                return await self._place(app, request, name=name, owner=owner, creation=creation)
+                order = _Order(app, request, name, owner, secrets)
+                return await self._place(order, creation=creation)
+
+    async def secrets(self, app_id: str, request: MachineRequest) -> contract.SecretSet | None:
+        """Those that a Machine gets with this request. Raises `FailedPrecondition` for a set that is not there."""
+        return await self._safe.for_machine(app_id, skip=request.skip_secrets, at_least=request.min_secrets_version)
 
     async def quiet(self, app: App) -> None:
         """Wait until no create of this app is under way in this process."""
@@ -145,26 +164,23 @@ class Machines:
             self._created.clear()
             await self._created.wait()
 
-    async def _place(
-        self, app: App, request: MachineRequest, *, name: str, owner: str, creation: Creation | None
-    ) -> Machine:
+    async def _place(self, order: _Order, *, creation: Creation | None) -> Machine:
         machine_id = creation.machine_id if creation else ids.machine_id()
         refusals: list[str] = []
         if creation is not None and creation.host_id:
             # It may have made it on the first call: nobody else is asked before it has answered.
             try:
-                return await self._create_at(
-                    creation.host_id, app, request, machine_id=machine_id, name=name, owner=owner
-                )
+                return await self._create_at(creation.host_id, order, machine_id=machine_id)
             except (Aborted, Exhausted) as refusal:
                 refusals.append(str(refusal))
-        offers = await self._market.offers(app_id=app.id, config=request.config, region=request.region)
+        request = order.request
+        offers = await self._market.offers(app_id=order.app.id, config=request.config, region=request.region)
         refusals += offers.refusals
         for bid in offers.bids:
             if creation is not None:
                 creation = await self._creations.assign(creation, bid.host_id)
             try:
-                return await self._create_at(bid.host_id, app, request, machine_id=machine_id, name=name, owner=owner)
+                return await self._create_at(bid.host_id, order, machine_id=machine_id)
             except (Aborted, Exhausted, Unavailable) as refusal:
                 if refusal.status.startswith("registry"):
                     # The image cannot be had, wherever one asks from: "no host" would hide the cause.
@@ -174,10 +190,9 @@ class Machines:
                 refusals.append(str(refusal))
         raise nobody(refusals)
 
-    async def _create_at(
-        self, host_id: str, app: App, request: MachineRequest, *, machine_id: str, name: str, owner: str
-    ) -> Machine:
+    async def _create_at(self, host_id: str, order: _Order, *, machine_id: str) -> Machine:
         host = self._projection.hosts.get(host_id)
+        app, request = order.app, order.request
         call = contract.CreateMachine(
             machine_id=machine_id,
             app=contract.AppRecord(
@@ -187,13 +202,14 @@ class Machines:
                 org_slug=app.organization.slug,
                 network_id=app.network_id,
             ),
-            name=name,
+            name=order.name,
             config=dict(request.config.wire),
             region=host.region if host else request.region,
             skip_launch=request.skip_launch,
             skip_service_registration=request.skip_service_registration,
             lease_ttl_s=request.lease_ttl_s,
-            owner=owner,
+            owner=order.owner,
+            secrets=order.secrets,
         )
         reply = await self.ask(host_id, contract.CREATE_MACHINE, call)
         await self._projection.wait_for(reply.revision, timeout_s=self._settle_s)

@@ -47,6 +47,11 @@ class ControlSettings(BaseModel):
     bus_token: SecretStr = Field(
         default=SecretStr(""), description="Token for the bus. `caddis up` makes one at first run."
     )
+    secrets_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="What seals the apps' secrets, 32 bytes in base64. `caddis up` passes what [platform] "
+        "secrets_key_file holds. Empty: secrets are refused.",
+    )
     region: str = Field(
         default="local",
         min_length=1,

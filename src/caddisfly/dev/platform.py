@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import uvicorn
+from pydantic import SecretStr
 
 from caddisfly.bus.connection import Bus
 from caddisfly.bus.memory import Exchange, MemoryClient
@@ -32,7 +33,7 @@ from caddisfly.host.lock import HeldError, hold
 from caddisfly.host.settings import HostSettings
 from caddisfly.host.simulation import Fate, SimulatedComputer
 from caddisfly.model.errors import FailedPrecondition, Unavailable
-from caddisfly.up import ports
+from caddisfly.up import identity, ports
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +124,7 @@ class Platform:
             disk_floor_mb=0,
             memory_reserve_mb=0,
             beat_s=_BEAT_S,
+            secrets_key=_secrets_key(data_dir),
         )
         computer = SimulatedComputer(
             settings,
@@ -145,6 +147,7 @@ class Platform:
             region=self.options.regions[0],
             host_silence_s=_SILENCE_S,
             shutdown_grace_s=_GRACE_S,
+            secrets_key=_secrets_key(data_dir),
         )
 
     async def _until_ready(self) -> None:
@@ -206,6 +209,10 @@ def _reachable(host: str) -> str:
     """Where to knock for a listener on this address, as a URL has it."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{host}]" if ":" in host else host
+
+
+def _secrets_key(data_dir: Path) -> SecretStr:
+    return SecretStr(identity.secrets_key(data_dir, None))
 
 
 @contextmanager

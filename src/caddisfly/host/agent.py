@@ -37,6 +37,7 @@ from caddisfly.host.operations.engine import Engine
 from caddisfly.host.operations.work import Parts, attachment_of
 from caddisfly.host.records import Records
 from caddisfly.host.schedule import Schedule
+from caddisfly.host.secrets import Vault
 from caddisfly.host.selfservice.calls import Calls
 from caddisfly.host.selfservice.doors import Doors
 from caddisfly.host.selfservice.exchange import Answer, Request
@@ -76,6 +77,7 @@ class Agent:
         self._doors = Doors(settings, serve=self._answer_machine, wanted=computer.runs_programs)
         self._calls: Calls | None = None
         self._leases = Leases()
+        self._vault = Vault(self._journal, key=settings.secrets_key.get_secret_value())
 
     async def start(self) -> None:
         settings = self._settings
@@ -88,6 +90,7 @@ class Agent:
             self._check_room,
             accept=self._computer.accept,
             compile=self._computer.compile,
+            open_secrets=self._vault.open,
         )
         self._engine = engine = Engine(self._journal, parts, publish=self._publish)
         self._machines = machines = Machines(
@@ -97,6 +100,7 @@ class Agent:
             parts=parts,
             capacity=self._capacity,
             leases=self._leases,
+            vault=self._vault,
         )
         records = Records(journal=self._journal, engine=engine, driver=driver, leases=self._leases)
         self._calls = Calls(machines, records, show=lambda id: self._checks.follow(engine.get(id)))
@@ -330,6 +334,10 @@ class Agent:
                 await self._logs.forget(machine.id)
             except Problem as problem:
                 log.warning("agent.not_forgotten", extra={"machine": machine.id, "reason": str(problem)})
+        try:
+            await self._vault.forget_unneeded(self._engine.machines.values(), self._engine.operations)
+        except Problem as problem:
+            log.warning("agent.secrets_not_forgotten", extra={"reason": str(problem)})
 
 
 def main(settings: HostSettings, images: ImageSettings | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from dataclasses import replace
+from functools import partial
 
 from caddisfly.bus import contract
 from caddisfly.bus.rpc import Dispatcher
@@ -19,6 +20,7 @@ from caddisfly.host.operations import lifecycle
 from caddisfly.host.operations.engine import Engine
 from caddisfly.host.operations.lifecycle import Decision
 from caddisfly.host.operations.work import Images, Parts
+from caddisfly.host.secrets import Vault
 from caddisfly.host.settings import HostSettings
 from caddisfly.model import ids, states
 from caddisfly.model.config import Config
@@ -42,7 +44,9 @@ class Machines:
         parts: Parts,
         capacity: Capacity,
         leases: Leases,
+        vault: Vault,
     ) -> None:
+        self._vault = vault
         self._settings, self._journal, self._engine = settings, journal, engine
         self._parts, self._capacity, self._leases = parts, capacity, leases
         self._logs = LogReader(settings)
@@ -116,7 +120,9 @@ class Machines:
                 machine, nonce="", owner=request.owner, ttl_s=request.lease_ttl_s, description=""
             )
         self._capacity.check(machine, self._engine.machines.values())
-        made, revision = await self._engine.create(machine, launch=not request.skip_launch, warnings=warnings)
+        async with self._vault.keeping(machine.app_id, request.secrets) as secrets_version:
+            machine = replace(machine, secrets_version=secrets_version)
+            made, revision = await self._engine.create(machine, launch=not request.skip_launch, warnings=warnings)
         return contract.MachineReply(record=made.to_record(), revision=revision)
 
     async def update(self, request: contract.UpdateMachine) -> contract.MachineReply:
@@ -130,11 +136,12 @@ class Machines:
             # Said while the version before still runs: afterwards there would be nothing to go back to.
             self._capacity.check(replace(machine, config=config), self._engine.machines.values())
 
-        def decide(machine: Machine) -> Decision:
+        def decide(machine: Machine, *, secrets_version: int) -> Decision:
             decision = lifecycle.update(
                 machine,
                 config=config,
                 image=image,
+                secrets_version=secrets_version,
                 current_version=request.current_version,
                 launch=not request.skip_launch,
                 cordoned=request.skip_service_registration,
@@ -147,7 +154,9 @@ class Machines:
             )
             return replace(decision, machine=leased)
 
-        _, after, revision = await self._engine.ask(request.machine_id, self._leases.guard(request.nonce, decide))
+        async with self._vault.keeping(machine.app_id, request.secrets) as secrets_version:
+            guarded = self._leases.guard(request.nonce, partial(decide, secrets_version=secrets_version))
+            _, after, revision = await self._engine.ask(request.machine_id, guarded)
         return contract.MachineReply(record=after.to_record(), revision=revision)
 
     async def start(self, request: contract.MachineCall) -> contract.StartReply:

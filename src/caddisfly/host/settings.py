@@ -34,6 +34,10 @@ class HostSettings(BaseModel):
     )
     bus_url: str = Field(default="nats://127.0.0.1:4251", description="Where the bus is. Default: this box.")
     bus_token: SecretStr = Field(default=SecretStr(""), description="Token of the bus. `caddis up` makes one.")
+    secrets_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="What opens the apps' secrets. `caddis up` passes what [platform] secrets_key_file holds.",
+    )
     runtime: Literal["auto", "crun", "runc", "runsc"] = Field(
         default="auto",
         description="OCI runtime. Default auto: crun where it proves to work, as it starts Machines about twice as "

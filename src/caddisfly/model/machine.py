@@ -114,6 +114,8 @@ class Machine:
     """Stopped because the platform went down; starts again when it comes up."""
     slot: int = 0
     """Scheduled Machines: the last slot that was served (`host/schedule.py`)."""
+    secrets_version: int = 0
+    """Which set of its app's secrets it is started with. 0: none."""
     lease: Lease | None = None
     """May have run out: ask its host's `Leases`."""
     checks: tuple[Check, ...] = ()
@@ -226,6 +228,8 @@ class MachineRequest:
     current_version: str = ""
     lease_ttl_s: int = 0
     """Create, or update, and lease it in the same step. 0: no lease."""
+    skip_secrets: bool = False
+    min_secrets_version: int = 0
     unknown: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from caddisfly.bus import sealing
 from caddisfly.model import ids
 from caddisfly.model.errors import FailedPrecondition
 
@@ -25,6 +26,11 @@ def host_id(data_dir: Path) -> str:
 def bus_token(data_dir: Path) -> str:
     """The token of the bus that `caddis up` starts. Its file is readable by root only."""
     return _kept(data_dir / "bus-token", lambda: secrets.token_urlsafe(32))
+
+
+def secrets_key(data_dir: Path, file: Path | None) -> str:
+    """What seals the apps' secrets. Made at the first call, unless the operator names a file."""
+    return _kept(file or data_dir / "secrets-key", sealing.new_key)
 
 
 def registry_secret(bus_token: str) -> str:

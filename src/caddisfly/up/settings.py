@@ -53,6 +53,11 @@ class PlatformSettings(BaseModel):
         description="Apps are served at <app>.<domain>. Default localhost: browsers resolve *.localhost to this "
         "computer without any DNS.",
     )
+    secrets_key_file: Path | None = Field(
+        default=None,
+        description="File with the key that seals the apps' secrets: 32 bytes in base64, the same on every computer of "
+        "the platform. Default: secrets-key in data_dir, made at the first start. Without it no secret can be read.",
+    )
     edge_workers: int = Field(
         default=0,
         ge=0,
@@ -198,6 +203,7 @@ def _shared(platform: PlatformSettings, bus: BusSettings, token: str) -> dict[st
         "apps_domain": platform.domain,
         "bus_url": bus.url or f"nats://{bus.host}:{bus.port}",
         "bus_token": SecretStr(token),
+        "secrets_key": SecretStr(identity.secrets_key(platform.data_dir, platform.secrets_key_file)),
         "registry_secret": SecretStr(identity.registry_secret(token)),
         "host_id": identity.host_id(platform.data_dir),
         "host_name": socket.gethostname(),

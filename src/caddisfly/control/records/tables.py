@@ -6,7 +6,7 @@ database and never twice, also after what they named is gone: an address that me
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, ForeignKey, MetaData, String, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, MetaData, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 _NAMES = {
@@ -91,6 +91,28 @@ class AppRow(Base):
     idempotency_key: Mapped[str | None] = mapped_column(String(200))
     created_ms: Mapped[int] = mapped_column(BigInteger)
     deleting_ms: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class SecretVersionRow(Base):
+    """Grows with every change of an app's secrets, also when the last of them goes."""
+
+    __tablename__ = "secret_versions"
+
+    app_id: Mapped[str] = mapped_column(ForeignKey("apps.id", ondelete="CASCADE"), primary_key=True)
+    version: Mapped[int] = mapped_column(BigInteger)
+
+
+class SecretRow(Base):
+    """`sealed` opens with a key that is not in the database (`bus/sealing.py`)."""
+
+    __tablename__ = "secrets"
+
+    app_id: Mapped[str] = mapped_column(ForeignKey("apps.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    sealed: Mapped[str] = mapped_column(Text)
+    digest: Mapped[str] = mapped_column(String(32))
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+    updated_ms: Mapped[int] = mapped_column(BigInteger)
 
 
 class CreationRow(Base):

@@ -23,6 +23,7 @@ from caddisfly.control.rest import (
     orgs,
     pending,
     platform,
+    secrets,
     tokens,
     wire,
 )
@@ -61,6 +62,7 @@ def routes(control: Control, *, lifespan: Any = None) -> FastAPI:
         leases,
         orgs,
         platform,
+        secrets,
         tokens,
         logs,
         pending,

@@ -111,6 +111,7 @@ async def update_machine(
         current_version=wanted.current_version,
         skip_launch=wanted.skip_launch,
         skip_service_registration=wanted.skip_service_registration,
+        secrets=await control.machines.secrets(machine.app_id, wanted),
     )
     answer = await control.machines.change(machine, contract.UPDATE_MACHINE, call)
     return show(Machine.from_record(answer.record), request, with_nonce=bool(wanted.lease_ttl_s))
@@ -158,4 +159,6 @@ async def _launch(request: Request) -> MachineRequest:
         skip_service_registration=body.skip_service_registration,
         current_version=body.current_version,
         lease_ttl_s=clamped(body.lease_ttl) if body.lease_ttl else 0,
+        skip_secrets=body.skip_secrets,
+        min_secrets_version=body.min_secrets_version,
     )

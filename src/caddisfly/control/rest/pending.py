@@ -21,8 +21,6 @@ GET,POST volumes
 GET,PUT,DELETE volumes/{volume}
 PUT volumes/{volume}/extend
 GET,POST volumes/{volume}/snapshots
-GET,POST secrets
-GET,POST,DELETE secrets/{name}
 GET secretkeys
 GET,POST,DELETE secretkeys/{name}
 POST secretkeys/{name}/generate

@@ -31,6 +31,8 @@ class LaunchMachine(Taken):
     skip_launch: bool = False
     skip_service_registration: bool = False
     current_version: str = Field(default="", description="Update only: refuse if the machine is at another version.")
+    skip_secrets: bool = Field(default=False, description="Give it none of the app's secrets.")
+    min_secrets_version: int = Field(default=0, ge=0, description="Refuse (412) when the app's secrets are older.")
     lease_ttl: int = Field(
         default=0, ge=0, description="Seconds. Lease it in the same step; the nonce is in the reply."
     )
@@ -68,6 +70,14 @@ class LeaseBody(Taken):
 class DeployTokenBody(Taken):
     name: str = Field(default="", max_length=200, description="For a person to tell it by.")
     expiry: str | int = Field(default="", description='As in "24h", or a number of nanoseconds. Empty: 20 years.')
+
+
+class SecretValue(Taken):
+    value: str = Field(description="At most 64 KiB.")
+
+
+class SecretValues(Taken):
+    values: dict[str, str | None] = Field(default={}, description="By name. null removes.")
 
 
 class MemoryBody(Taken):
@@ -223,6 +233,21 @@ class TokenReply(Given):
 
 class TokensReply(Given):
     tokens: list[TokenReply]
+
+
+class SecretReply(Given):
+    name: str
+    digest: str
+    created_at: str
+    updated_at: str
+
+
+class SecretsReply(Given):
+    secrets: list[SecretReply]
+
+
+class SecretVersionReply(Given):
+    version: int
 
 
 class DeployTokenReply(Given):

@@ -17,19 +17,20 @@ import logging
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from caddisfly.host.journal import sealed
 from caddisfly.host.journal.operation import Operation
 from caddisfly.host.journal.reserve import Reserve
-from caddisfly.model.errors import AlreadyExists, Final, Problem, Unavailable
+from caddisfly.model.errors import AlreadyExists, FailedPrecondition, Final, Problem, Unavailable
 from caddisfly.model.machine import Machine, Version
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _SCHEMA = """
 CREATE TABLE machines (
     id TEXT PRIMARY KEY, app_id TEXT NOT NULL, name TEXT NOT NULL, alive INTEGER NOT NULL, operation TEXT NOT NULL,
@@ -155,6 +156,25 @@ class Journal:
 
         found: list[tuple[str, str]] = await self._do(read)
         return [Version(version=version, config=json.loads(config)) for version, config in found]
+
+    async def keep_secrets(self, app_id: str, version: int, values: Mapping[str, str]) -> None:
+        """A sealed set that a Machine is about to need. Keeping it twice keeps it once."""
+        await self._do(lambda connection: sealed.keep(connection, app_id, version, values))
+
+    async def secrets(self, app_id: str, version: int) -> dict[str, str]:
+        """A sealed set, by name. Raises `FailedPrecondition` for one that is not here."""
+        found: dict[str, str] | None = await self._do(lambda connection: sealed.read(connection, app_id, version))
+        if found is None:
+            raise FailedPrecondition(
+                "the machine's secrets are not on its host",
+                why=f"there is no set {version} of its app",
+                next="update the machine: it gets the newest ones",
+            )
+        return found
+
+    async def forget_secrets(self, needed: frozenset[tuple[str, int]]) -> None:
+        """Drop every set but these, each an app's id and a version."""
+        await self._do(lambda connection: sealed.forget_others(connection, needed))
 
     async def _do(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
         loop = asyncio.get_running_loop()
@@ -324,9 +344,12 @@ def _connect(path: Path, *, durable: bool) -> sqlite3.Connection:
     if version > SCHEMA_VERSION:
         raise sqlite3.DatabaseError(f"written by a newer version (schema {version}, this one knows {SCHEMA_VERSION})")
     if version == 0:
-        connection.executescript(f"BEGIN; {_SCHEMA} {_SCHEMA_2} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-    elif version == 1:
-        connection.executescript(f"BEGIN; {_SCHEMA_2} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        connection.executescript(
+            f"BEGIN; {_SCHEMA} {_SCHEMA_2} {sealed.SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        )
+    elif version < SCHEMA_VERSION:
+        later = f"{_SCHEMA_2} {sealed.SCHEMA}" if version == 1 else sealed.SCHEMA
+        connection.executescript(f"BEGIN; {later} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
     return connection
 
 

@@ -76,6 +76,11 @@ class Engine:
             raise FailedPrecondition("machine not running", why=f"it is {machine.state}", next="start it first")
         return machine
 
+    @property
+    def operations(self) -> list[Operation]:
+        """Those under way."""
+        return [work.operation for work in self._works.values()]
+
     async def adopt(self, machine: Machine, operation: Operation | None) -> None:
         """Take up a Machine that the journal held, as it was left."""
         self.machines[machine.id] = machine

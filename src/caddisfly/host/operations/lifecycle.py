@@ -127,6 +127,7 @@ def update(
     current_version: str,
     launch: bool,
     cordoned: bool,
+    secrets_version: int = 0,
     warnings: tuple[str, ...] = (),
 ) -> Decision:
     """Update call: a new version. A Machine that is down stays down on it (reference M4)."""
@@ -149,6 +150,7 @@ def update(
             "config": dict(machine.config.wire),
             "image": machine.image.to_wire(),
             "instance_id": machine.instance_id,
+            "secrets_version": machine.secrets_version,
             "state": machine.state,
         },
     }
@@ -157,6 +159,7 @@ def update(
         machine,
         config=config,
         image=image,
+        secrets_version=secrets_version,
         instance_id=ids.ulid(),
         cordoned=cordoned,
         restart_count=0,
@@ -259,6 +262,7 @@ def failed(machine: Machine, operation: Operation, problem: Problem, *, now_ms: 
             config=Config(before["config"]),
             image=ImageRef(**before["image"]),
             instance_id=str(before["instance_id"]),
+            secrets_version=int(before.get("secrets_version", 0)),
             state=str(before["state"]),
         )
         back = back.with_event("update", "failed", source="flyd", request={"error": problem.text})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -54,6 +54,10 @@ class Links(Protocol):
     async def detach(self, attachment: Attachment) -> None: ...
 
 
+async def _no_secrets(_: Machine) -> Mapping[str, str]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """The rooms of the agent that steps use."""
@@ -67,6 +71,8 @@ class Parts:
     accept: Callable[[Config], tuple[str, ...]] = lambda config: ()
     """What of a config has no effect here. Raises `InvalidArgument` for one that makes no sense here."""
     compile: Callable[..., Sandbox] = compile_sandbox
+    open_secrets: Callable[[Machine], Awaitable[Mapping[str, str]]] = _no_secrets
+    """What a Machine is given of its app's secrets, by name."""
 
 
 class GaveWay(Exception):
