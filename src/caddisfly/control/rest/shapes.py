@@ -286,6 +286,11 @@ class RegionsReply(Given):
     Nearest: str
 
 
+class RegistryReply(Given):
+    host: str
+    url: str
+
+
 class PlacementReply(Given):
     Region: str
     Count: int
