@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from caddisfly.cli import app
+from caddisfly.pytest_plugin import CaddisDev
 from tests.client.conftest import Api, api
 
 __all__ = ["api"]
@@ -49,3 +50,13 @@ def caddis(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
         return Outcome(code, out.getvalue(), err.getvalue())
 
     return run
+
+
+@pytest.fixture
+def caddis_on_dev(
+    caddis: Callable[..., Outcome], caddis_dev: CaddisDev, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Outcome]:
+    """The same, on a platform with simulated hosts."""
+    monkeypatch.setenv("CADDIS_API_URL", caddis_dev.url)
+    monkeypatch.setenv("CADDIS_API_TOKEN", caddis_dev.token)
+    return caddis

@@ -101,7 +101,7 @@ def update(
                 typer.confirm(f"Update {id}?", abort=True, err=True)
             before, machine = _write(client, name, id, wish, wanted, asked=not yes, skip_start=skip_start)
             if not detach:
-                machine = _followed(client, name, before, machine, skip_start=skip_start)
+                machine = followed(client, name, before, machine, skip_start=skip_start)
     if json:
         show.result(machine)
     else:
@@ -136,7 +136,7 @@ def _write(
         return before, after
 
 
-def _followed(client: Client, app: str, before: Json, after: Json, *, skip_start: bool) -> Json:
+def followed(client: Client, app: str, before: Json, after: Json, *, skip_start: bool) -> Json:
     """The Machine once the update is done. Raises `Failed` when it was undone, or does not stay up."""
     id = after["id"]
     runs = before["state"] in _UP and not skip_start

@@ -16,6 +16,7 @@ from caddisfly.client.calls import Call, Json, LogPage
 from caddisfly.client.errors import ApiError, ConflictError, NotFoundError, RetryableError, TimedOut
 from caddisfly.client.leases import AsyncLeases
 from caddisfly.client.metadata import AsyncMetadata
+from caddisfly.client.secrets import AsyncSecrets
 from caddisfly.client.transport import Target, understand, unreached
 
 _POLL_S = 0.25
@@ -30,6 +31,7 @@ class AsyncClient:
         self.apps = Apps(self)
         self.machines = Machines(self)
         self.logs = Logs(self)
+        self.secrets = AsyncSecrets(self)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -203,6 +205,7 @@ class Machines:
         skip_launch: bool = False,
         skip_service_registration: bool = False,
         lease_ttl_s: int = 0,
+        min_secrets_version: int = 0,
         nonce: str = "",
     ) -> Json:
         """Replaces the whole config. Raises `ConflictError` when `current_version` is not current.
@@ -217,6 +220,7 @@ class Machines:
             skip_launch=skip_launch,
             skip_service_registration=skip_service_registration,
             lease_ttl_s=lease_ttl_s,
+            min_secrets_version=min_secrets_version,
             nonce=nonce,
         )
         return _object(await self._client.send(call))

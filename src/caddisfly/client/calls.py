@@ -124,9 +124,11 @@ def update_machine(
     skip_launch: bool,
     skip_service_registration: bool,
     lease_ttl_s: int,
+    min_secrets_version: int,
     nonce: str,
 ) -> Call:
     more = {
+        "min_secrets_version": min_secrets_version,
         "current_version": current_version,
         "skip_launch": skip_launch,
         "skip_service_registration": skip_service_registration,
@@ -221,6 +223,14 @@ def set_metadata(app: str, id: str, key: str, value: str) -> Call:
 
 def delete_metadata(app: str, id: str, key: str) -> Call:
     return Call(method="DELETE", path=_metadata(app, id, key))
+
+
+def secrets(app: str, show_values: bool) -> Call:
+    return Call(method="GET", path=f"{_app(app)}/secrets", query=_flags(show_secrets=show_values), inner="secrets")
+
+
+def change_secrets(app: str, values: Mapping[str, str | None]) -> Call:
+    return Call(method="POST", path=f"{_app(app)}/secrets", body={"values": dict(values)}, inner="version")
 
 
 def regions() -> Call:

@@ -15,6 +15,7 @@ from caddisfly.client.calls import Call, Json, LogPage
 from caddisfly.client.errors import ApiError, ConflictError, NotFoundError, RetryableError, TimedOut
 from caddisfly.client.leases import Leases
 from caddisfly.client.metadata import Metadata
+from caddisfly.client.secrets import Secrets
 from caddisfly.client.transport import Target, understand, unreached
 
 _POLL_S = 0.25
@@ -29,6 +30,7 @@ class Client:
         self.apps = Apps(self)
         self.machines = Machines(self)
         self.logs = Logs(self)
+        self.secrets = Secrets(self)
 
     def __enter__(self) -> Client:
         return self
@@ -201,6 +203,7 @@ class Machines:
         skip_launch: bool = False,
         skip_service_registration: bool = False,
         lease_ttl_s: int = 0,
+        min_secrets_version: int = 0,
         nonce: str = "",
     ) -> Json:
         """Replaces the whole config. Raises `ConflictError` when `current_version` is not current.
@@ -215,6 +218,7 @@ class Machines:
             skip_launch=skip_launch,
             skip_service_registration=skip_service_registration,
             lease_ttl_s=lease_ttl_s,
+            min_secrets_version=min_secrets_version,
             nonce=nonce,
         )
         return _object(self._client.send(call))
