@@ -22,6 +22,7 @@ from caddisfly.bus.connection import Bus
 from caddisfly.bus.contract import AppRecord
 from caddisfly.bus.projection import Projection
 from caddisfly.bus.rpc import LocalCaller, Method
+from caddisfly.bus.sealing import new_key
 from caddisfly.host.images.build import write_busybox_image
 from caddisfly.host.network import namespace
 from caddisfly.host.network.network import Network
@@ -34,6 +35,7 @@ from tests.leaks import TEST_DIRECTORY, traces
 
 POOL = "10.211.0.0/16"
 IMAGE = "caddisfly/busybox:test"
+SECRETS_KEY = new_key()
 
 
 class RunningAgent:
@@ -60,7 +62,7 @@ class RunningAgent:
 
     def start(self, *, die_at: str = "") -> None:
         """Start and wait until it answers. `die_at`, `before:<step>` or `after:<step>`, is where it is to be killed."""
-        record = self.settings.model_dump(mode="json") | {"bus_token": self.nats.token}
+        record = self.settings.model_dump(mode="json") | {"bus_token": self.nats.token, "secrets_key": SECRETS_KEY}
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, json.dumps(record), die_at], stdout=log, stderr=log

@@ -11,7 +11,7 @@ import pytest
 from caddisfly.host.operations import lifecycle, plans
 from caddisfly.host.operations.lifecycle import Busy, Decision
 from caddisfly.model.config import Config
-from caddisfly.model.errors import Aborted, FailedPrecondition, NotFound
+from caddisfly.model.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound
 from caddisfly.model.machine import Exit, Machine
 from tests.journal.test_journal import a_machine
 
@@ -177,3 +177,12 @@ def test_a_parked_machine_remembers_that_it_ran() -> None:
 @pytest.mark.parametrize("state", ["starting", "stopping", "restarting", "replacing", "updating", "destroying"])
 def test_there_is_a_way_out_of_every_state_in_between(state: str) -> None:
     assert lifecycle.recovered(in_state(state, operation="")).operation is not None
+
+
+def test_an_update_that_is_undone_has_its_secrets_back() -> None:
+    machine = in_state("started", secrets_version=3)
+    decision = update(machine, secrets_version=4)
+    assert decision.machine.secrets_version == 4
+    assert decision.operation is not None
+    back = lifecycle.failed(decision.machine, decision.operation, InvalidArgument("manifest unknown"), now_ms=1)
+    assert (back.machine.secrets_version, back.machine.state) == (3, "started")

@@ -6,7 +6,7 @@ disk and the network comes from here. `ThisComputer` is the real one. `host/simu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -102,7 +102,15 @@ class Computer(Protocol):
         ...
 
     def compile(
-        self, machine: Machine, *, image: ImageConfig, root: Path, netns: Path, log: Path, settings: HostSettings
+        self,
+        machine: Machine,
+        *,
+        image: ImageConfig,
+        secrets: Mapping[str, str],
+        root: Path,
+        netns: Path,
+        log: Path,
+        settings: HostSettings,
     ) -> Sandbox:
         """From a Machine to a sandbox. Called in a thread."""
         ...
@@ -150,9 +158,19 @@ class ThisComputer:
         return await probe(check, address)
 
     def compile(
-        self, machine: Machine, *, image: ImageConfig, root: Path, netns: Path, log: Path, settings: HostSettings
+        self,
+        machine: Machine,
+        *,
+        image: ImageConfig,
+        secrets: Mapping[str, str],
+        root: Path,
+        netns: Path,
+        log: Path,
+        settings: HostSettings,
     ) -> Sandbox:
-        return compile_sandbox(machine, image=image, root=root, netns=netns, log=log, settings=settings)
+        return compile_sandbox(
+            machine, image=image, secrets=secrets, root=root, netns=netns, log=log, settings=settings
+        )
 
 
 def _claim() -> IO[str]:

@@ -1,12 +1,15 @@
 """From a Machine and its image to a sandbox: what runs, as whom, with which environment and files.
 
-Precedence of the environment (reference machines-api, 5.1): the image's own, then `config.env`, then what the platform
-says about the Machine.
+Precedence of the environment (reference machines-api, 5.1): the image's own, then `config.env`, then the app's secrets,
+then what the platform says about the Machine.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 from caddisfly.host import inroot
@@ -15,6 +18,7 @@ from caddisfly.host.images.image import ImageConfig
 from caddisfly.host.selfservice.door import make_directory
 from caddisfly.host.selfservice.doors import directory_of
 from caddisfly.host.settings import HostSettings
+from caddisfly.model.config import Config, GuestFile
 from caddisfly.model.errors import InvalidArgument
 from caddisfly.model.guest import KINDS
 from caddisfly.model.machine import Machine
@@ -27,7 +31,14 @@ _ID_MAX = 2**32 - 2
 
 
 def compile_sandbox(
-    machine: Machine, *, image: ImageConfig, root: Path, netns: Path, log: Path, settings: HostSettings
+    machine: Machine,
+    *,
+    image: ImageConfig,
+    secrets: Mapping[str, str],
+    root: Path,
+    netns: Path,
+    log: Path,
+    settings: HostSettings,
 ) -> Sandbox:
     """Everything a driver needs. Writes `config.files` into the root. Raises `InvalidArgument` naming what is wrong."""
     argv = machine.config.argv(entrypoint=image.entrypoint, cmd=image.cmd)
@@ -36,12 +47,12 @@ def compile_sandbox(
             f"image {machine.config.image} names no command", next="give one in config.init.cmd or config.init.exec"
         )
     uid, gid, gids, home = _user(root, image.user)
-    env = environment(machine, image, home)
+    env = environment(machine, image, home, secrets)
     cwd = image.working_dir or "/"
     if not cwd.startswith("/"):
         cwd = f"/{cwd}"
     _must_exist(root, argv[0], path=env["PATH"], cwd=cwd, image=machine.config.image)
-    for file in machine.config.files:
+    for file in (*machine.config.files, *files_of_secrets(machine.config, secrets)):
         inroot.write_file(root, file.guest_path, file.content, mode=file.mode)
     hostname = machine.config.hostname or machine.id
     guest = machine.config.guest
@@ -70,12 +81,13 @@ def compile_sandbox(
     )
 
 
-def environment(machine: Machine, image: ImageConfig, home: str) -> dict[str, str]:
+def environment(machine: Machine, image: ImageConfig, home: str, secrets: Mapping[str, str]) -> dict[str, str]:
     """What its main process finds in its environment."""
     env = {"PATH": _PATH, "HOME": home, "TERM": "xterm"}
     # An entry without a name is legal in an image's config, and an error to some runtimes.
     env |= {name: value for name, sign, value in (entry.partition("=") for entry in image.env) if name and sign}
     env |= machine.config.env
+    env |= secrets
     ref = machine.image
     env |= {
         "FLY_APP_NAME": machine.app_name,
@@ -91,6 +103,28 @@ def environment(machine: Machine, image: ImageConfig, home: str) -> dict[str, st
     if group := machine.config.metadata.get("fly_process_group"):
         env["FLY_PROCESS_GROUP"] = group
     return env
+
+
+def files_of_secrets(config: Config, secrets: Mapping[str, str]) -> list[GuestFile]:
+    """Files whose content is a secret in base64. Raises `InvalidArgument` for one that is not there, or is none."""
+    found = []
+    for file in config.secret_files:
+        try:
+            content = base64.b64decode(secrets[file.secret_name], validate=True)
+        except KeyError:
+            raise InvalidArgument(
+                f"{file.guest_path} cannot be written",
+                why=f"this version of the Machine has no secret {file.secret_name}",
+                next="set the secret, and update the Machine",
+            ) from None
+        except binascii.Error as error:
+            raise InvalidArgument(
+                f"{file.guest_path} cannot be written",
+                why=f"secret {file.secret_name} is not base64",
+                next="set it anew: the content of a file is kept in base64",
+            ) from error
+        found.append(GuestFile(file.guest_path, content, file.mode))
+    return found
 
 
 def _must_exist(root: Path, program: str, *, path: str, cwd: str, image: str) -> None:

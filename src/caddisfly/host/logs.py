@@ -94,6 +94,7 @@ class LogFollower:
 
     def start(self) -> None:
         self._root.mkdir(parents=True, exist_ok=True)
+        self._root.chmod(0o700)  # what programs print is for their owners
         self._inotify = Inotify()
         self._task = asyncio.create_task(self._follow(), name="logs")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -102,10 +102,18 @@ class SimulatedComputer:
         return Finding(True, "simulated")
 
     def compile(
-        self, machine: Machine, *, image: ImageConfig, root: Path, netns: Path, log: Path, settings: HostSettings
+        self,
+        machine: Machine,
+        *,
+        image: ImageConfig,
+        secrets: Mapping[str, str],
+        root: Path,
+        netns: Path,
+        log: Path,
+        settings: HostSettings,
     ) -> Sandbox:
         self._scripts[machine.run_id] = self._fate.script(machine.config)
-        env = guest.environment(machine, image, "/root")
+        env = guest.environment(machine, image, "/root", secrets)
         return Sandbox(
             id=machine.run_id,
             root=root,

@@ -64,6 +64,15 @@ class GuestFile:
 
 
 @dataclass(frozen=True, slots=True)
+class SecretFile:
+    """A file whose content is a secret, kept in base64."""
+
+    guest_path: str
+    secret_name: str
+    mode: int = 0o644
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """A checked `config`. `wire` is what clients see; treat it as frozen."""
 
@@ -179,6 +188,14 @@ class Config:
             GuestFile(entry["guest_path"], base64.b64decode(entry["raw_value"]), entry.get("mode") or 0o644)
             for entry in self.wire.get("files") or ()
             if "raw_value" in entry
+        )
+
+    @property
+    def secret_files(self) -> tuple[SecretFile, ...]:
+        return tuple(
+            SecretFile(entry["guest_path"], entry["secret_name"], entry.get("mode") or 0o644)
+            for entry in self.wire.get("files") or ()
+            if "secret_name" in entry
         )
 
     @property

@@ -337,6 +337,8 @@ def _name_taken(connection: sqlite3.Connection, machine: Machine) -> AlreadyExis
 
 
 def _connect(path: Path, *, durable: bool) -> sqlite3.Connection:
+    path.touch(mode=0o600)
+    path.chmod(0o600)  # configs of tenants, with what they keep in their environment
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")

@@ -55,6 +55,7 @@ class OciDriver:
     def __init__(self, *, run_dir: Path, runtime: Runtime, groups: ControlGroups, timeout_s: float = 30.0) -> None:
         self._sandboxes = run_dir / "sandboxes"
         self._sandboxes.mkdir(parents=True, exist_ok=True)
+        self._sandboxes.chmod(0o700)  # a bundle says with which environment, so with which secrets, it is run
         self._runtime, self._groups, self._timeout_s = runtime, groups, timeout_s
         self.name = f"oci/{runtime.name}"
         self._warming: asyncio.Task[None] | None = None

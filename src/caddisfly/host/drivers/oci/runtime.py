@@ -62,6 +62,7 @@ class Runtime:
             raise FailedPrecondition(f"{name} is not installed", next=f"apt-get install {name}")
         state = directory / name
         state.mkdir(parents=True, exist_ok=True)
+        state.chmod(0o700)  # the runtime copies the bundle's description to here
         makes_groups = not (name == "crun" and groups.layout == "hybrid")
         command = maker = Path(binary)
         if name == "runsc":

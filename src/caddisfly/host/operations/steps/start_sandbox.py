@@ -21,6 +21,7 @@ async def run(work: Work) -> None:
         work.parts.compile,
         work.machine,
         image=work.image.resolved.config,
+        secrets=await work.parts.open_secrets(work.machine),
         root=work.root,
         netns=work.netns,
         log=work.log,
