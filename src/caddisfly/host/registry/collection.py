@@ -73,7 +73,7 @@ class Collection:
         for repository in await asyncio.to_thread(self._repositories.all):
             try:
                 await self._collect_one(repository, done)
-            except Problem as problem:
+            except (Problem, OSError) as problem:
                 app = repository.layout.app
                 log.warning("registry.not_collected", extra={"app": app, "reason": str(problem)})
         done.bytes = await asyncio.to_thread(self._content.collect)
@@ -96,7 +96,7 @@ class Collection:
         ask = contract.AskNeeds(app_id=app_id, name=layout.app, org_id=layout.org_id)
         needs = await self._control.call(contract.ASK_NEEDS, ask)
         if not needs.alive:
-            await asyncio.to_thread(self._repositories.drop, layout)
+            await asyncio.to_thread(self._repositories.drop, layout, app_id)
             done.repositories += 1
             return
         done.uploads += await self._uploads.expire(repository)

@@ -167,7 +167,7 @@ class Repositories:
         with self._content.lock:
             owner = self.owner(repository.layout)
             if owner and owner != app_id:
-                self.drop(repository.layout)
+                self.drop(repository.layout, owner)
                 owner = ""
             if make and not owner:
                 self._make(repository.layout, app_id)
@@ -185,10 +185,12 @@ class Repositories:
         except FileNotFoundError:
             return ""
 
-    def drop(self, layout: RepositoryLayout) -> None:
-        """Gone in one rename; what it held follows."""
+    def drop(self, layout: RepositoryLayout, app_id: str) -> None:
+        """Gone in one rename; what it held follows. Only what is still this app's."""
         trash = self._layout.trash / secrets.token_hex(8)
         with self._content.lock:
+            if self.owner(layout) != app_id:
+                return
             layout.path.rename(trash)
             sync_directory(layout.path.parent)
         shutil.rmtree(trash)

@@ -99,28 +99,30 @@ class Uploads:
             await self._append(session, pieces, span=span, announced=announced)
             draft, session.draft = session.draft, None
             assert draft is not None
-            del self._sessions[session.path]
+            self._sessions.pop(session.path, None)
             with _disk_errors(session.path):
                 await asyncio.to_thread(repository.take_blob, draft, digest)
 
     async def cancel(self, repository: Repository, id: str) -> None:
         async with self._held(repository, id) as session:
             assert session.draft is not None
-            del self._sessions[session.path]
+            self._sessions.pop(session.path, None)
             session.draft.discard()
 
     async def expire(self, repository: Repository) -> int:
         """Forget uploads that nobody went on with. Returns how many."""
         limit = time.time() - self._settings.upload_expiry_s
         count = 0
-        for entry in list(os.scandir(repository.layout.uploads)):
-            path = Path(entry.path)
+        for path in list(repository.layout.uploads.iterdir()):
             session = self._sessions.get(path)
-            if entry.stat().st_mtime > limit or (session is not None and session.lock.locked()):
+            try:
+                recent = path.stat().st_mtime > limit
+            except FileNotFoundError:  # it has become a blob meanwhile
                 continue
-            self._close(path)
-            path.unlink(missing_ok=True)
-            count += 1
+            if not recent and not (session is not None and session.lock.locked()):
+                self._close(path)
+                path.unlink(missing_ok=True)
+                count += 1
         return count
 
     def close(self) -> None:
