@@ -147,6 +147,25 @@ async def test_what_came_before_a_connection_broke_stays(served: Served) -> None
     assert answer.status_code == 201
 
 
+async def test_a_client_that_says_nothing_any_more_lets_go_of_its_upload(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("caddisfly.host.registry.call.SILENCE_S", 0.2)
+    where = await begun(served.http)
+    silent = asyncio.Event()
+
+    async def trailing_off() -> AsyncIterator[bytes]:
+        yield b"once upon "
+        await silent.wait()
+
+    task = asyncio.create_task(served.http.patch(where, content=trailing_off()))
+    await eventually(lambda: any(session.lock.locked() for session in served.registry.uploads._sessions.values()))
+    answer = await served.http.patch(where, content=b"a time")
+    assert (answer.status_code, answer.headers["range"]) == (202, "0-15")
+    silent.set()
+    assert (await task).status_code == 408
+
+
 async def test_uploads_over_the_limits_are_refused_in_words(settings: RegistrySettings, control: MadeUpControl) -> None:
     limited = settings.model_copy(update={"max_blob_bytes": 1000, "max_uploads": 2})
     async with serving(limited, control) as served:

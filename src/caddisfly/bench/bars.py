@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+PEER = "docker-registry"
+
 Results = dict[str, Any]
 """By part, as each part's `measure` gives them."""
 
@@ -28,7 +30,15 @@ class Bar:
 
 def judge(results: Results) -> list[Bar]:
     """The promises that these results speak of. What was not measured has none."""
-    judges = {"create": _create, "wake": _wake, "edge": _edge, "memory": _memory, "many": _many, "dev": _dev}
+    judges = {
+        "create": _create,
+        "wake": _wake,
+        "edge": _edge,
+        "memory": _memory,
+        "push": _push,
+        "many": _many,
+        "dev": _dev,
+    }
     return [bar for part, of_part in judges.items() if part in results for bar in of_part(results[part])]
 
 
@@ -62,6 +72,10 @@ def _edge(found: dict[str, Any]) -> list[Bar]:
 
 def _memory(found: dict[str, Any]) -> list[Bar]:
     return [Bar(name="idle platform, MiB PSS", measured=found["platform_mb"], limit=250.0, goal=150.0)]
+
+
+def _push(found: dict[str, Any]) -> list[Bar]:
+    return [Bar(name="push of 55 MB / Debian's docker-registry", measured=found["ratios"][PEER], limit=1.25, goal=1.0)]
 
 
 def _many(found: dict[str, Any]) -> list[Bar]:

@@ -11,8 +11,6 @@ import json
 import os
 import re
 import shutil
-import signal
-import socket
 import sys
 import tempfile
 import textwrap
@@ -22,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from caddisfly.bench.serving import free_port, process
 from caddisfly.bus import server
 from caddisfly.bus.catalog import Publication
 from caddisfly.bus.connection import Bus
@@ -59,7 +58,7 @@ async def measure(duration_s: float) -> dict[str, Any]:
             raise FailedPrecondition(f"{tool} is not installed", next=f"apt-get install {tool}")
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="caddisfly-bench-")))
-        upstream = _free_port()
+        upstream = free_port()
         await stack.enter_async_context(_nginx(directory / "upstream", _ANSWER % upstream, port=upstream))
         contenders = [
             await stack.enter_async_context(_edge(directory, upstream)),
@@ -151,48 +150,6 @@ def _tool(name: str) -> str | None:
     return str(beside) if beside.exists() else shutil.which(name)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@asynccontextmanager
-async def _process(*command: str | Path, port: int, log: Path, **environment: str) -> AsyncIterator[int]:
-    """A process that listens on `port`. Stopped at the end."""
-    with log.open("ab") as output:
-        process = await asyncio.create_subprocess_exec(
-            *map(str, command), stdout=output, stderr=output, env={**os.environ, **environment}
-        )
-    try:
-        await _listening(port, process, log)
-        yield process.pid
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-        try:
-            async with asyncio.timeout(5):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-
-
-async def _listening(port: int, process: asyncio.subprocess.Process, log: Path) -> None:
-    async with asyncio.timeout(90):  # programs of 100 MB start slowly on a busy computer
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                if process.returncode is not None:
-                    raise FailedPrecondition("a proxy did not start", why=log.read_text()[-500:]) from None
-                await asyncio.sleep(0.02)
-            else:
-                writer.close()
-                return
-
-
 async def _routed(port: int) -> None:
     """Wait until it answers 200: it may listen before it has read its routes."""
     async with asyncio.timeout(90):  # programs of 100 MB start slowly on a busy computer
@@ -211,7 +168,7 @@ async def _nginx(directory: Path, site: str, *, port: int) -> AsyncIterator[tupl
     directory.mkdir()
     config = directory / "nginx.conf"
     config.write_text(_NGINX % {"dir": directory, "site": site})
-    async with _process(
+    async with process(
         "nginx", "-p", directory, "-e", directory / "error.log", "-c", config, port=port, log=directory / "log"
     ) as pid:
         yield (pid, *_children(pid))
@@ -219,7 +176,7 @@ async def _nginx(directory: Path, site: str, *, port: int) -> AsyncIterator[tupl
 
 @asynccontextmanager
 async def _nginx_proxy(directory: Path, upstream: int) -> AsyncIterator[Contender]:
-    port = _free_port()
+    port = free_port()
     site = _PROXY % {"port": port, "upstream": upstream}
     async with _nginx(directory / "nginx", site, port=port) as pids:
         yield Contender("nginx", port, pids)
@@ -227,19 +184,19 @@ async def _nginx_proxy(directory: Path, upstream: int) -> AsyncIterator[Contende
 
 @asynccontextmanager
 async def _caddy(directory: Path, binary: str, upstream: int) -> AsyncIterator[Contender]:
-    port = _free_port()
+    port = free_port()
     config = directory / "Caddyfile"
     config.write_text(
         f"{{\n\tadmin off\n\tauto_https off\n}}\nhttp://:{port} {{\n\treverse_proxy 127.0.0.1:{upstream}\n}}\n"
     )
     command = (binary, "run", "--config", config, "--adapter", "caddyfile")
-    async with _process(*command, port=port, log=directory / "caddy.log", HOME=str(directory)) as pid:
+    async with process(*command, port=port, log=directory / "caddy.log", HOME=str(directory)) as pid:
         yield Contender("caddy", port, (pid, *_children(pid)))
 
 
 @asynccontextmanager
 async def _traefik(directory: Path, binary: str, upstream: int) -> AsyncIterator[Contender]:
-    port = _free_port()
+    port = free_port()
     routes = {
         "http": {
             "routers": {"all": {"rule": "PathPrefix(`/`)", "service": "app"}},
@@ -254,7 +211,7 @@ async def _traefik(directory: Path, binary: str, upstream: int) -> AsyncIterator
         f"providers:\n  file:\n    filename: '{file}'\n"
         "global:\n  checkNewVersion: false\n  sendAnonymousUsage: false\nlog:\n  level: ERROR\n"
     )
-    async with _process(
+    async with process(
         binary, f"--configFile={config}", port=port, log=directory / "traefik.log", HOME=str(directory)
     ) as pid:
         await _routed(port)
@@ -264,12 +221,12 @@ async def _traefik(directory: Path, binary: str, upstream: int) -> AsyncIterator
 @asynccontextmanager
 async def _edge(directory: Path, upstream: int) -> AsyncIterator[Contender]:
     """One worker, with a bus of its own and one Machine in the catalog: the upstream."""
-    bus_port, port = _free_port(), _free_port()
+    bus_port, port = free_port(), free_port()
     config = directory / "nats.conf"
     config.write_text(
         server.configuration(host="127.0.0.1", port=bus_port, token=_TOKEN, directory=directory / "jetstream")
     )
-    async with _process(server.binary(), "-c", config, port=bus_port, log=directory / "nats.log"):
+    async with process(server.binary(), "-c", config, port=bus_port, log=directory / "nats.log"):
         url = f"nats://127.0.0.1:{bus_port}"
         bus = Bus(url=url, token=_TOKEN, name="bench")
         connected = asyncio.Event()
@@ -290,7 +247,7 @@ async def _edge(directory: Path, upstream: int) -> AsyncIterator[Contender]:
                 "http_listen": [f"127.0.0.1:{port}"],
             }
             command = (sys.executable, "-c", _WORKER, json.dumps(settings))
-            async with _process(*command, port=port, log=directory / "edge.log") as pid:
+            async with process(*command, port=port, log=directory / "edge.log") as pid:
                 yield Contender("edge", port, (pid,))
         finally:
             await bus.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from caddisfly.bench.computer import refuse_if_taken
+from caddisfly.bench.serving import free_port
 from caddisfly.client import AsyncClient
 from caddisfly.host.images.build import write_busybox_image
 from caddisfly.model.errors import FailedPrecondition
@@ -30,6 +30,9 @@ class Platform:
 
     client: AsyncClient
     edge_port: int
+    registry: str
+    """`host:port`."""
+    token: str
     directory: Path
     layout: Path
     environment: dict[str, str]
@@ -48,7 +51,7 @@ async def platform() -> AsyncIterator[Platform]:
     # A short path that any uid may traverse: roots of Machines and Unix sockets live below it.
     directory = Path(tempfile.mkdtemp(prefix="caddis-bench-"))
     directory.chmod(0o755)
-    bus, control, registry, edge = _free_port(), _free_port(), _free_port(), _free_port()
+    bus, control, registry, edge = free_port(), free_port(), free_port(), free_port()
     config = directory / "caddisfly.toml"
     config.write_text(
         f'[platform]\ndata_dir = "{directory}/data"\nrun_dir = "{directory}/run"\n'
@@ -69,7 +72,7 @@ async def platform() -> AsyncIterator[Platform]:
         await run(*caddis, "image", "import", str(layout), IMAGE, environment=environment)
         async with AsyncClient(f"http://127.0.0.1:{control}", token=token) as client:
             await client.apps.create(APP)
-            yield Platform(client, edge, directory, layout, environment)
+            yield Platform(client, edge, f"127.0.0.1:{registry}", token, directory, layout, environment)
             await client.apps.delete(APP)
     finally:
         await run(*caddis, "down", environment=environment)
@@ -95,10 +98,3 @@ async def run(*command: str | Path, environment: dict[str, str] | None = None, o
         why = said[-800:] or f"exit code {process.returncode}"
         raise FailedPrecondition(f"{' '.join(map(str, command[-3:]))} failed", why=why)
     return (out or b"").decode(errors="replace")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

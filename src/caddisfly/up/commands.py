@@ -138,6 +138,7 @@ def _print_platform(found: dict[str, Any]) -> None:
             "memory": f"{found['pss_kb'] / 1024:.1f} MiB PSS in all",
             "API": found["api_url"],
             "edge": f"{', '.join(found['edge_listen'])} for *.{found['apps_domain']}",
+            "registry": f"{found['registry']}, which is {found['registry_address']}",
             "logs": found["log_dir"] or "on the terminal of `caddis up`",
         }
     )

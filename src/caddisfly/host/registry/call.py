@@ -16,6 +16,8 @@ Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 _PIECE = 1 << 20
+SILENCE_S = 60.0
+"""How long a client may send nothing in the middle of a body: it holds its upload meanwhile."""
 
 
 class ClientGone(Exception):
@@ -41,10 +43,15 @@ class Call:
         return int(length) if length.isdigit() and len(length) < 19 else 0
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The body. Raises `ClientGone` when it ends early."""
+        """The body. Raises `ClientGone` when it ends early, and `Refusal` when nothing comes."""
         more = True
         while more:
-            message = await self._receive()
+            try:
+                async with asyncio.timeout(SILENCE_S):
+                    message = await self._receive()
+            except TimeoutError:
+                why = f"nothing came for {SILENCE_S:g} s"
+                raise refusals.Refusal(408, "TIMEOUT", "the request did not go on", why=why, next="go on") from None
             if message["type"] == "http.disconnect":
                 raise ClientGone
             more = message.get("more_body", False)

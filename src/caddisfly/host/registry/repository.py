@@ -115,7 +115,7 @@ class Repository:
         return sorted(name for name in os.listdir(self.layout.tags) if not name.startswith("."))
 
     def manifests(self) -> Iterator[StoredManifest]:
-        """All of them; one that is damaged is left out."""
+        """All of them. Raises `InvalidArgument` when one is damaged: what it needs is not known then."""
         for name in sorted(os.listdir(self.layout.manifests)):
             with suppress(FileNotFoundError):
                 yield self._read(f"sha256:{name}")
