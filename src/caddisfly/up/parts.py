@@ -49,7 +49,7 @@ def run(part: str, *, config: Path | None = None) -> None:
 def _be_agent(settings: Settings) -> None:
     from caddisfly.host import agent
 
-    agent.main(settings.host, settings.images)
+    agent.main(settings.host, settings.images, builds=settings.builds)
 
 
 def _become_bus(settings: Settings) -> None:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from caddisfly.control.settings import ControlSettings
 from caddisfly.edge.settings import EdgeSettings
+from caddisfly.host.builds.settings import BuildSettings
 from caddisfly.host.images.settings import ImageSettings
 from caddisfly.host.settings import HostSettings
 from caddisfly.up import identity
@@ -108,6 +109,7 @@ class Settings:
     control: ControlSettings
     host: HostSettings
     images: ImageSettings
+    builds: BuildSettings
     edge: EdgeSettings
     bus: BusSettings
     bus_token: str = field(repr=False)
@@ -134,6 +136,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "control": ControlSettings,
     "host": HostSettings,
     "images": ImageSettings,
+    "builds": BuildSettings,
     "edge": EdgeSettings,
     "bus": BusSettings,
 }
@@ -153,6 +156,7 @@ def load(config: Path | None = None, *, environment: Mapping[str, str] | None = 
     shared = _shared(platform, bus, token)
     images = _parse(ImageSettings, "images", sources, {})
     shared["images"] = images
+    builds = _parse(BuildSettings, "builds", sources, {})
     control = _parse(ControlSettings, "control", sources, {**shared, "data_directory": platform.data_dir / "control"})
     host = _parse(HostSettings, "host", sources, {**shared, "data_dir": platform.data_dir / "host"})
     edge = _parse(EdgeSettings, "edge", sources, {**shared, "data_dir": platform.data_dir / "edge"})
@@ -163,6 +167,7 @@ def load(config: Path | None = None, *, environment: Mapping[str, str] | None = 
         control=control,
         host=host,
         images=images,
+        builds=builds,
         edge=edge,
         bus=bus,
         bus_token=token,
