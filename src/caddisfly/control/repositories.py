@@ -14,7 +14,7 @@ from caddisfly.control.machines import Machines
 from caddisfly.control.records.apps import Apps
 from caddisfly.model import registry
 from caddisfly.model.app import App
-from caddisfly.model.errors import NotFound, PermissionDenied
+from caddisfly.model.errors import NotFound
 
 
 class Repositories:
@@ -84,8 +84,4 @@ class Repositories:
 
 
 def _reaches(access: Access, app: App) -> bool:
-    try:
-        access.check(app)
-    except PermissionDenied:
-        return False
-    return True
+    return access.reaches(org_id=app.organization.id, app_id=app.id)

@@ -148,7 +148,7 @@ class SimulatedImages:
     def __init__(self) -> None:
         self.roots = SimulatedRoots()
 
-    async def resolve(self, reference: str) -> ResolvedImage:
+    async def resolve(self, reference: str, *, organization: str = "") -> ResolvedImage:
         wanted = Reference.parse(reference)
         if wanted.tag == MISSING or wanted.repository == REPOSITORY + MISSING:
             raise InvalidArgument(
