@@ -20,9 +20,10 @@ test: ## Check the code and run every test
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/pytest $(ARGS)
 
-soak: ## Simulate 10,000 schedules of a host beyond those of `make test` (ARGS="--seeds 50000:60000" for others)
+soak: ## Simulate 10,000 more schedules of a host (ARGS="--seeds 50000:60000" for others), then a bus away for 5 minutes
 	@[ -x $(BIN)/pytest ] || scripts/setup --test
 	@$(BIN)/python -m tests.simulation --seeds 2000:12000 $(ARGS)
+	@CADDIS_BUS_AWAY_S=300 $(BIN)/pytest -q tests/faults/test_parts.py -k away_for_long
 
 check: ## Format, lint, types and the rooms' rules
 	@[ -x $(BIN)/ruff ] || scripts/setup --test

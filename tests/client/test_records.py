@@ -277,3 +277,14 @@ async def test_a_dropped_update_is_told_and_not_repeated(api: Api, ask: Ask) -> 
     with pytest.raises(ConnectionFailed):
         await ask("machines.update", "x", "1", {}, nonce="n")
     assert len(api.seen) == 1
+
+
+async def test_deploy_tokens_of_an_app(api: Api, ask: Ask) -> None:
+    api.on("POST", "/v1/apps/x/deploy_token", (200, {"token": "FlyV1 fm2_abc"}))
+    api.on("GET", "/v1/apps/x/deploy_tokens", (200, {"tokens": [{"id": "1"}]}))
+    api.on("DELETE", "/v1/apps/x/deploy_tokens/1", (200, {"ok": True}))
+    assert (await ask("apps.create_deploy_token", "x", label="CI", expiry="24h"))["token"] == "FlyV1 fm2_abc"
+    assert api.seen[-1].body == {"name": "CI", "expiry": "24h"}
+    assert await ask("apps.deploy_tokens", "x") == [{"id": "1"}]
+    await ask("apps.revoke_deploy_token", "x", "1")
+    assert api.seen[-1].method == "DELETE"

@@ -10,8 +10,7 @@ import httpx
 import pytest
 
 from caddisfly.pytest_plugin import CaddisDev
-from tests.faults.platform import IMAGE, Platform
-from tests.leaks import traces
+from tests.faults.platform import IMAGE, Platform, running
 
 Json = dict[str, Any]
 
@@ -84,16 +83,8 @@ class Fly:
 
 @pytest.fixture(scope="package")
 def platform() -> Iterator[Platform]:
-    before = traces()
-    platform = Platform()
-    try:
-        platform.up()
-        platform.prepare()
+    with running() as platform:
         yield platform
-    finally:
-        platform.close()
-    left = traces() - before
-    assert not left, "\n".join(sorted(left))
 
 
 @pytest.fixture(scope="package", params=["simulated", "containers"])

@@ -118,6 +118,26 @@ async def test_the_migrations_make_the_tables_that_the_code_has(database: Databa
     assert max(heads) == schema.HEAD
 
 
+async def test_a_database_of_the_first_version_keeps_what_it_has(database_url: str) -> None:
+    engine = blocking_engine(database_url, timeout_s=5)
+    with engine.connect() as connection, connection.begin():
+        schema.migrate(connection, "0001")
+        connection.execute(text("INSERT INTO users VALUES ('u1', 'ann@example.com', 'Ann', 1)"))
+        connection.execute(
+            text(
+                "INSERT INTO tokens (id, name, hash, prefix, user_id, created_ms) "
+                "VALUES ('t1', 'old', 'cafe', 'fo1_x', 'u1', 1)"
+            )
+        )
+    engine.dispose()
+    await schema.upgrade(database_url, timeout_s=5)
+    database = Database(database_url, timeout_s=5)
+    facts = await Accounts(database).find_token("cafe")
+    await database.close()
+    assert facts is not None
+    assert (facts.id, facts.user_email, facts.app_id) == ("t1", "ann@example.com", "")
+
+
 async def test_several_controls_may_migrate_at_once(database_url: str) -> None:
     await asyncio.gather(*(schema.upgrade(database_url, timeout_s=10) for _ in range(4)))
     await schema.upgrade(database_url, timeout_s=5)

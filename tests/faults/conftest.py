@@ -7,22 +7,14 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from tests.conftest import eventually
-from tests.faults.platform import PARTS, Api, Platform
+from tests.faults.platform import PARTS, Api, Platform, running
 from tests.leaks import traces
 
 
 @pytest.fixture(scope="package")
 def shared_platform() -> Iterator[Platform]:
-    before = traces()
-    platform = Platform()
-    try:
-        platform.up()
-        platform.prepare()
+    with running() as platform:
         yield platform
-    finally:
-        platform.close()
-    left = traces() - before
-    assert not left, "\n".join(sorted(left))
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,14 @@ from caddisfly.host.network.network import Network
 from caddisfly.up import presence
 from caddisfly.up.settings import load
 from tests.conftest import eventually, free_port
-from tests.leaks import TEST_DIRECTORY
+from tests.leaks import TEST_DIRECTORY, traces
+from tests.small_disk import SmallDisk, small_disk
 
 IMAGE = "faults/busybox:1"
 POOL = "10.213.0.0/16"
 APP = "web"
 SERVE = "mkdir -p /tmp/www && echo -n served > /tmp/www/index.html && exec httpd -f -p '[::]:8080' -h /tmp/www"
-PARTS = ("bus", "control", "agent", "edge@0", "edge@1")
+PARTS = ("bus", "control", "agent", "registry", "edge@0", "edge@1")
 
 
 class Platform:
@@ -43,15 +44,29 @@ class Platform:
         self.directory = Path(tempfile.mkdtemp(prefix=TEST_DIRECTORY))
         self.directory.chmod(0o755)
         self.data_dir, self.run_dir = self.directory / "data", self.directory / "run"
-        self.ports = {name: free_port() for name in ("bus", "control", "edge")}
+        self.stack = ExitStack()
+        self.ports = {name: free_port() for name in ("bus", "control", "registry", "edge")}
         self.file = self.directory / "caddisfly.toml"
         self.file.write_text(
             f'[platform]\ndata_dir = "{self.data_dir}"\nrun_dir = "{self.run_dir}"\nedge_workers = 2\n'
             f"[bus]\nport = {self.ports['bus']}\n"
             f"[control]\nlisten_port = {self.ports['control']}\n"
+            f"[registry]\nport = {self.ports['registry']}\n"
             f'[edge]\nhttp_listen = ["127.0.0.1:{self.ports["edge"]}"]\ndrain_timeout_s = 2\n'
             f'[images]\nstore_size_gb = 4\n[host]\nipv4_pool = "{POOL}"\nroot_size_mb = 64\nstop_grace_s = 0.5\n'
         )
+
+    def cramp(self, part: str, *, megabytes: int) -> SmallDisk:
+        """Give a part a small disk of its own, before `up`. Images stay where there is room, and a host uses it up."""
+        disk = self.stack.enter_context(small_disk(self.data_dir / part, megabytes=megabytes))
+        if part == "host":
+            self.file.write_text(self.file.read_text().replace("[host]\n", "[host]\ndisk_floor_mb = 0\n"))
+            roomy, images = self.directory / "images", disk.path / "images"
+            roomy.mkdir()
+            images.mkdir()
+            subprocess.run(["mount", "--bind", str(roomy), str(images)], check=True)
+            self.stack.callback(subprocess.run, ["umount", "--lazy", str(images)], check=True)
+        return disk
 
     def caddis(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """A command, as a user of this platform types it."""
@@ -91,6 +106,7 @@ class Platform:
         done = self.caddis("down")
         subprocess.run(["umount", self.data_dir / "host" / "images" / "fs"], check=False, capture_output=True)
         Network(pool=POOL).close()
+        self.stack.close()
         shutil.rmtree(self.directory)
         assert done.returncode == 0, done.stderr
 
@@ -291,14 +307,13 @@ async def request(port: int, *, app: str = APP, timeout_s: float = 15.0) -> str:
 
 
 class Load:
-    """Fifty requests a second through the edge, each on a connection of its own, for as long as it is entered."""
+    """So many requests a second through the edge, each on a connection of its own, for as long as it is entered."""
 
-    RATE = 50
     MOST = 3000
     """It ends by itself after so many."""
 
-    def __init__(self, platform: Platform) -> None:
-        self._port = platform.ports["edge"]
+    def __init__(self, platform: Platform, *, rate: float = 50) -> None:
+        self._port, self._rate = platform.ports["edge"], rate
         self.outcomes: list[tuple[float, str]] = []
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -317,7 +332,7 @@ class Load:
             for _ in range(self.MOST):
                 group.create_task(self._one())
                 try:
-                    async with asyncio.timeout(1 / self.RATE):
+                    async with asyncio.timeout(1 / self._rate):
                         await self._stop.wait()
                     return
                 except TimeoutError:
@@ -335,3 +350,19 @@ class Load:
     @property
     def failures(self) -> list[str]:
         return [outcome for _, outcome in self.outcomes if outcome != "served"]
+
+
+@contextmanager
+def running(before_up: Callable[[Platform], object] = lambda _: None) -> Iterator[Platform]:
+    """One that is up and has an image and an app. Nothing of it may be left at the end (I4)."""
+    before = traces()
+    platform = Platform()
+    try:
+        before_up(platform)
+        platform.up()
+        platform.prepare()
+        yield platform
+    finally:
+        platform.close()
+    left = traces() - before
+    assert not left, "\n".join(sorted(left))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 
 import pytest
 
@@ -112,6 +114,32 @@ async def test_without_a_bus_the_edge_serves_and_wakes_and_owners_publish_again(
         await platform.back(edge, instead_of=platform.kill(edge))
     assert await served(platform.ports["edge"])
     assert platform.machine_pid(running) == pid
+
+
+AWAY_S = float(os.environ.get("CADDIS_BUS_AWAY_S", "20"))
+"""`make soak` says five minutes (fault 7)."""
+
+
+async def test_a_bus_that_is_away_for_long_is_caught_up_with(platform: Platform, api: Api) -> None:
+    """Everyone else goes on trying: what waits longer with each attempt must not wait for minutes at the end."""
+    runs = await api.started("runs")
+    ends = await api.create("ends", line="sleep 5; exit 3", services=[], restart={"policy": "no"})
+    await api.state(ends["id"], "started")
+    async with Load(platform, rate=min(50, 2000 / AWAY_S)) as load:
+        platform.freeze("up")
+        killed = platform.kill("bus")
+        until = time.monotonic() + AWAY_S
+        while time.monotonic() < until:
+            await load.more()
+            assert (await api.get(runs["id"]))["state"] == "started"
+        platform.thaw("up")
+        await platform.back("bus", instead_of=killed)
+        # What happened meanwhile is known, and the next change is made.
+        await eventually(lambda: is_right(platform, api, ends["id"], "stopped"), timeout_s=10, every_s=0.1)
+        another = await eventually(lambda: made(api), timeout_s=10, every_s=0.1)
+        await api.state(another["id"], "started", timeout_s=10)
+        await load.more()
+    assert load.failures == []
 
 
 async def test_a_stopped_machine_is_woken_while_bus_and_control_are_away(platform: Platform, api: Api) -> None:

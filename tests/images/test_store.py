@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from caddisfly.model.errors import FailedPrecondition, InvalidArgument, NotFound
 from tests.images.conftest import OpenStore
 from tests.images.factories import ImageParts, TarFactory, sha
 from tests.images.registry_server import FakeRegistry
+from tests.small_disk import mount_tmpfs
 
 
 def parts(*contents: str) -> ImageParts:
@@ -270,10 +270,6 @@ async def test_a_full_disk_is_named_and_nothing_partial_stays(open_store: OpenSt
         await store.close()
     finally:
         kernel.unmount(small)
-
-
-def mount_tmpfs(directory: Path, *, megabytes: int) -> None:
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(directory)], check=True)
 
 
 async def test_work_is_refused_before_the_disk_is_full(open_store: OpenStore, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_every_route_is_covered() -> None:
     assert len(ROUTES) > 70
     for method, path in ROUTES:
         assert (method, path) in OF_THE_CALLER or "/apps/{app}" in path, f"{method} {path}: whose data does it give?"
-    names = {"app", "machine", "key", "policy", "volume", "name", "hostname", "ip", "org"}
+    names = {"app", "machine", "key", "policy", "volume", "name", "hostname", "ip", "org", "token"}
     for _, path in ROUTES:
         assert set(re.findall(r"{(\w+)}", path)) <= names, f"{path}: a kind of id that no tenant test knows"
 
@@ -180,5 +180,6 @@ def fill(path: str, *, app: str, machine: str) -> str:
         "hostname": "h",
         "ip": "fdaa::1",
         "org": "personal",
+        "token": "t",
     }
     return path.format(app=app, machine=machine, **others)

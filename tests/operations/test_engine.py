@@ -35,12 +35,15 @@ class NullRoots:
     directory: Path
     mounted: set[str] = field(default_factory=set)
 
-    async def mount(self, key: str, layers: tuple[Path, ...], *, size_mb: int) -> Path:
+    async def mount(self, key: str, layers: tuple[Path, ...], *, size_mb: int, keep: bool = False) -> Path:
         self.mounted.add(key)
         return self.directory
 
-    async def unmount(self, key: str) -> None:
+    async def unmount(self, key: str, *, keep: bool = False) -> None:
         self.mounted.discard(key)
+
+    def known(self) -> set[str]:
+        return set(self.mounted)
 
 
 @dataclass
@@ -50,7 +53,7 @@ class NullImages:
     roots: NullRoots
     errors: list[Problem] = field(default_factory=list)
 
-    async def resolve(self, reference: str) -> ResolvedImage:
+    async def resolve(self, reference: str, *, organization: str = "") -> ResolvedImage:
         if self.errors:
             raise self.errors.pop(0)
         return ResolvedImage(Reference.parse("nginx"), "sha256:0", "sha256:0", ImageConfig(cmd=("/bin/app",)), ())

@@ -65,7 +65,7 @@ def _memory(found: dict[str, Any]) -> list[Bar]:
 
 
 def _many(found: dict[str, Any]) -> list[Bar]:
-    alone, crowd = found["series"].values()
+    alone, crowd, runc = found["series"].values()
     killed = found["agent_killed_over"]
     return [
         Bar(name="starts that failed of 50 at once", measured=found["failed_of_those_at_once"], limit=0),
@@ -73,6 +73,12 @@ def _many(found: dict[str, Any]) -> list[Bar]:
             name="50 starts at once, p99 / one start, p50",
             measured=round(crowd["p99_ms"] / alone["p50_ms"], 2),
             limit=5.0,
+        ),
+        Bar(
+            name="50 starts at once, p99 / 50 runc run -d at once, p99",
+            measured=round(crowd["p99_ms"] / runc["p99_ms"], 2),
+            limit=1.5,
+            goal=1.0,
         ),
         Bar(name="agent killed over 100 Machines, s until found again", measured=killed["found_again_s"], limit=3.0),
         Bar(name="processes lost by that", measured=killed["processes_lost"], limit=0),

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from caddisfly.bench.peers import raw_crowd
 from caddisfly.bench.platform import APP, IMAGE, Platform
 from caddisfly.bench.series import Series
 from caddisfly.bus.contract import HOST_STATUS, Nothing
@@ -31,12 +32,14 @@ async def measure(platform: Platform, *, rounds: int) -> dict[str, Any]:
     machines = platform.client.machines
     ids = await _make(platform, _AT_ONCE, skip_launch=True)
     alone, crowd = Series("one start"), Series(f"each of {_AT_ONCE} starts at once")
+    runc = Series(f"each of {_AT_ONCE} runc run -d at once")
     for _ in range(rounds):
         alone.times_ms.append(await _start(platform, ids[0]))
         await machines.stop(APP, ids[0])
         await machines.wait(APP, ids[0], "stopped")
     outcomes = await asyncio.gather(*(_start(platform, id) for id in ids), return_exceptions=True)
     failed = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    runc.times_ms += await raw_crowd(platform.directory / "crowd", _AT_ONCE)
     crowd.times_ms += [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
     ids += await _make(platform, _RUNNING - len(ids))
     before = _programs()
@@ -47,7 +50,7 @@ async def measure(platform: Platform, *, rounds: int) -> dict[str, Any]:
     for at in range(0, len(ids), _MAKERS):
         await asyncio.gather(*(machines.delete(APP, id, force=True) for id in ids[at : at + _MAKERS]))
     return {
-        "series": {one.name: one.to_wire() for one in (alone, crowd)},
+        "series": {one.name: one.to_wire() for one in (alone, crowd, runc)},
         "failed_of_those_at_once": len(failed),
         "agent_killed_over": {"machines": _RUNNING, "found_again_s": readopted_s, "processes_lost": len(lost)},
         "idle_machines": len(started),

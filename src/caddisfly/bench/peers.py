@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -42,46 +43,71 @@ def raw_runc(directory: Path) -> dict[str, Start]:
     `RAW` is what others are compared with: from the call to the end of a program that ends at once. `RAW_DETACHED` ends
     when the program was started, and leaves out what watches a Machine; it is there to see how much that is.
     """
+    root = _userland(directory)
     bundle = directory / "bundle"
-    (bundle / "root").mkdir(parents=True)
-    subprocess.run(["tar", "-x", "-C", bundle / "root"], input=busybox_layer(), check=True)
     count = iter(range(1_000_000))
 
-    def prepared(*argv: str) -> str:
-        id = f"bench-{os.getpid()}-{next(count)}"
-        sandbox = Sandbox(
-            id=id,
-            root=bundle / "root",
-            argv=argv,
-            env=("PATH=/bin",),
-            cwd="/",
-            uid=0,
-            gid=0,
-            gids=(),
-            hostname="bench",
-            netns=None,
-            binds=(Bind(source=INIT_BINARY, target=INIT),),
-            limits=Limits(cores=1.0, weight=6, memory_mb=256, pids=4096),
-            log=directory / "log",
-        )
-        (bundle / "config.json").write_text(json.dumps(specification(sandbox, cgroups_path=f"/bench/{id}")))
-        return id
-
     async def to_its_end() -> float:
-        id = prepared("/bin/true")
+        id = _prepared(bundle, root, next(count), "/bin/true")
         began = time.perf_counter()
         await run("runc", "run", "--bundle", bundle, id)
         return (time.perf_counter() - began) * 1000
 
     async def detached() -> float:
-        id = prepared("/bin/sleep", "1000")
-        began = time.perf_counter()
-        await run("runc", "run", "--detach", "--bundle", bundle, id, output=False)
-        took = (time.perf_counter() - began) * 1000
+        id = _prepared(bundle, root, next(count), "/bin/sleep", "1000")
+        took = await _detached(bundle, id)
         await run("runc", "delete", "--force", id)
         return took
 
     return {RAW: to_its_end, RAW_DETACHED: detached}
+
+
+async def raw_crowd(directory: Path, count: int) -> list[float]:
+    """The milliseconds of each of so many `RAW_DETACHED` that begin in one moment."""
+    root = _userland(directory)
+    bundles = [directory / f"bundle-{number}" for number in range(count)]
+    ids = [_prepared(bundle, root, number, "/bin/sleep", "1000") for number, bundle in enumerate(bundles)]
+    try:
+        return list(await asyncio.gather(*map(_detached, bundles, ids)))
+    finally:
+        for id in ids:
+            await run("runc", "delete", "--force", id)
+
+
+def _userland(directory: Path) -> Path:
+    root = directory / "root"
+    root.mkdir(parents=True)
+    subprocess.run(["tar", "-x", "-C", root], input=busybox_layer(), check=True)
+    return root
+
+
+def _prepared(bundle: Path, root: Path, number: int, *argv: str) -> str:
+    """A bundle to run. Returns the id that it may be run under."""
+    id = f"bench-{os.getpid()}-{number}"
+    sandbox = Sandbox(
+        id=id,
+        root=root,
+        argv=argv,
+        env=("PATH=/bin",),
+        cwd="/",
+        uid=0,
+        gid=0,
+        gids=(),
+        hostname="bench",
+        netns=None,
+        binds=(Bind(source=INIT_BINARY, target=INIT),),
+        limits=Limits(cores=1.0, weight=6, memory_mb=256, pids=4096),
+        log=bundle / "log",
+    )
+    bundle.mkdir(exist_ok=True)
+    (bundle / "config.json").write_text(json.dumps(specification(sandbox, cgroups_path=f"/bench/{id}")))
+    return id
+
+
+async def _detached(bundle: Path, id: str) -> float:
+    began = time.perf_counter()
+    await run("runc", "run", "--detach", "--bundle", bundle, id, output=False)
+    return (time.perf_counter() - began) * 1000
 
 
 @asynccontextmanager

@@ -287,6 +287,47 @@ class Parked(Message):
     machines: int
 
 
+class AskAccess(Message):
+    """What may the bearer of this `Authorization` do with these repositories? `everything`: which are there for it?
+
+    It carries a secret: whoever receives it must not log it, and a call that cannot be read is not shown.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    authorization: str
+    names: tuple[str, ...] = ()
+    everything: bool = False
+
+
+class RepositoryAccess(Message):
+    """A repository is an app. `push` includes deleting."""
+
+    name: str
+    app_id: str
+    org_id: str
+    push: bool = True
+
+
+class GrantedAccess(Message):
+    """Those of the repositories asked for that are within reach. The others are left out, whether they exist or not."""
+
+    repositories: tuple[RepositoryAccess, ...]
+
+
+class AskNeeds(Message):
+    app_id: str
+    name: str
+    org_id: str
+
+
+class RepositoryNeeds(Message):
+    """Whether the app is still there, and which images Machines of its organization run."""
+
+    alive: bool
+    digests: tuple[str, ...] = ()
+
+
 CREATE_MACHINE = Method("machine.create", CreateMachine, MachineReply, 60)
 UPDATE_MACHINE = Method("machine.update", UpdateMachine, MachineReply, 60)
 START_MACHINE = Method("machine.start", MachineCall, StartReply, 10)
@@ -322,6 +363,12 @@ REMOVE_IMAGE = Method("image.remove", RemoveImage, Nothing, 30)
 HOST_STATUS = Method("host.status", Nothing, HostStatus, 5)
 PARK_HOST = Method("host.park", Nothing, Parked, 330)
 """Stops every running Machine, remembering it: the next start of the agent starts it again."""
+
+CONTROL = "control"
+"""Prefix of the calls that control answers. With several controls each of them does, and the first answer counts."""
+
+ASK_ACCESS = Method("registry.access", AskAccess, GrantedAccess, 5)
+ASK_NEEDS = Method("registry.needs", AskNeeds, RepositoryNeeds, 10)
 
 BIDS = "bids"
 """Subject of the market: every host answers a `BidRequest` with a `Bid`."""

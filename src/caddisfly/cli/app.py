@@ -13,7 +13,7 @@ from caddisfly.cli.group import group
 
 def build() -> typer.Typer:
     """The laptop's commands. The composition root adds the operator's."""
-    from caddisfly.cli import apps, auth, logs, machine
+    from caddisfly.cli import apps, auth, logs, machine, tokens
 
     program = group("Fly.io's platform in a house of your own.")
     program.add_typer(machine.build(), name="machine")
@@ -22,6 +22,7 @@ def build() -> typer.Typer:
     program.add_typer(apps.build(), name="apps")
     program.command("logs")(logs.logs)
     program.add_typer(auth.build(), name="auth")
+    program.add_typer(tokens.build(), name="tokens")
     program.command("version")(version)
     return program
 

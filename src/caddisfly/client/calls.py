@@ -60,6 +60,18 @@ def delete_app(name: str, force: bool) -> Call:
     return Call(method="DELETE", path=_app(name), query=_flags(force=force))
 
 
+def create_deploy_token(app: str, *, name: str, expiry: str) -> Call:
+    return Call(method="POST", path=f"{_app(app)}/deploy_token", body=_given({"name": name, "expiry": expiry}))
+
+
+def deploy_tokens(app: str) -> Call:
+    return Call(method="GET", path=f"{_app(app)}/deploy_tokens", inner="tokens")
+
+
+def revoke_deploy_token(app: str, id: str) -> Call:
+    return Call(method="DELETE", path=f"{_app(app)}/deploy_tokens/{quote(id, safe='')}")
+
+
 def machines(
     app: str, *, region: str, state: str, metadata: Mapping[str, str], include_deleted: bool, include_leases: bool
 ) -> Call:

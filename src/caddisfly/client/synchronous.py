@@ -119,6 +119,18 @@ class Apps:
         """Destroys its Machines too."""
         self._client.send(calls.delete_app(name, force))
 
+    def create_deploy_token(self, name: str, *, label: str = "", expiry: str = "") -> Json:
+        """A token that reaches this app alone; `token` is shown this once. `expiry` as in 24h, empty for 20 years."""
+        return _object(self._client.send(calls.create_deploy_token(name, name=label, expiry=expiry)))
+
+    def deploy_tokens(self, name: str) -> Any:
+        """Those that were not revoked, without their secrets. Not on Fly, which has them elsewhere."""
+        return self._client.send(calls.deploy_tokens(name))
+
+    def revoke_deploy_token(self, name: str, id: str) -> None:
+        """Raises `NotFoundError`. Not on Fly, which has them elsewhere."""
+        self._client.send(calls.revoke_deploy_token(name, id))
+
 
 class Machines:
     """`id` is a Machine's id, `app` an app's name."""

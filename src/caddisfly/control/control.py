@@ -24,6 +24,7 @@ from caddisfly.control.records.accounts import Accounts
 from caddisfly.control.records.apps import Apps
 from caddisfly.control.records.creations import Creations
 from caddisfly.control.records.database import Database
+from caddisfly.control.repositories import Repositories
 from caddisfly.control.settings import ControlSettings
 from caddisfly.model.errors import Problem, Unavailable
 
@@ -60,6 +61,7 @@ class Control:
         self.publication = AppPublication(self.bus, self.apps, every_s=settings.apps_reload_s)
         self.deletion = Deletion(bus=self.bus, apps=self.apps, machines=self.machines, publication=self.publication)
         self.logs = Logs(self.bus, self.machines, hold_s=settings.log_hold_s)
+        self.repositories = Repositories(self.bus, self.verifier, self.apps, self.machines, domain=settings.domain)
         self._migrated = False
         self._keeping: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
@@ -72,6 +74,7 @@ class Control:
             log.warning("control.starts_without_database")
         self.hosts.start()
         self.projection.start()
+        self.repositories.start()
         self.bus.open()
         if not await self.projection.arrived(timeout_s=CATALOG_WAIT_S):
             log.warning("control.starts_without_catalog", extra={"waited_s": CATALOG_WAIT_S})
@@ -83,6 +86,7 @@ class Control:
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
+        await self.repositories.stop()
         await self.publication.stop()
         await self.projection.stop()
         await self.bus.close()

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -40,22 +41,26 @@ def create_app(settings: ControlSettings) -> ASGIApp:
     return api.build(control, lifespan=lifespan)
 
 
-def main(settings: ControlSettings) -> None:
-    """Serve until SIGTERM or SIGINT. Exits with 3 when it could not start."""
-    config = uvicorn.Config(
-        create_app(settings),
-        host=settings.listen_host,
-        port=settings.listen_port,
-        loop="uvloop",
+def listening(app: ASGIApp, *, grace_s: int, **more: Any) -> uvicorn.Config:
+    """How the API is served. `grace_s`: seconds that requests under way have at the end; `more` is uvicorn's."""
+    return uvicorn.Config(
+        app,
         http="httptools",
         ws="none",
-        lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=settings.shutdown_grace_s,
+        timeout_graceful_shutdown=grace_s,
+        **more,
     )
+
+
+def main(settings: ControlSettings) -> None:
+    """Serve until SIGTERM or SIGINT. Exits with 3 when it could not start."""
+    app = create_app(settings)
+    place = {"host": settings.listen_host, "port": settings.listen_port, "loop": "uvloop"}
+    config = listening(app, grace_s=settings.shutdown_grace_s, lifespan="on", **place)
     # uvicorn sends itself the signal again once it has shut down: an end that was asked for is no failure.
     signal.signal(signal.SIGTERM, _leave)
     server = uvicorn.Server(config)

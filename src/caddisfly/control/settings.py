@@ -52,6 +52,11 @@ class ControlSettings(BaseModel):
         min_length=1,
         description="Region that this control is in: Machines go there when a client names none.",
     )
+    domain: str = Field(
+        default="",
+        description="As in [platform]: an image of registry.<domain> or registry.fly.io belongs to the app it names. "
+        "Empty: there is no such registry.",
+    )
     bid_timeout_s: float = Field(
         default=2.0,
         gt=0,

@@ -17,18 +17,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 
 from caddisfly.bus.connection import Bus
 from caddisfly.bus.memory import Exchange, MemoryClient
-from caddisfly.control import bootstrap
+from caddisfly.control import bootstrap, server
 from caddisfly.control.control import Control
 from caddisfly.control.rest import api
 from caddisfly.control.settings import ControlSettings
 from caddisfly.dev.options import HostOption, Options
 from caddisfly.host.agent import Agent
+from caddisfly.host.lock import HeldError, hold
 from caddisfly.host.settings import HostSettings
 from caddisfly.host.simulation import Fate, SimulatedComputer
 from caddisfly.model.errors import FailedPrecondition, Unavailable
@@ -80,7 +80,7 @@ class Platform:
         agents = [self._agent(host, data_dir) for host in self.options.hosts]
         await asyncio.gather(*(agent.start() for agent in agents))
         await control.start()
-        self._server = _Server(_served(api.build(control)))
+        self._server = _Server(server.listening(api.build(control), grace_s=_GRACE_S, lifespan="off"))
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="rest")
         self.url = f"http://{_reachable(self.options.listen)}:{listener.getsockname()[1]}"
         await self._until_ready()
@@ -168,20 +168,6 @@ class _Server(uvicorn.Server):
     capture_signals = nullcontext  # type: ignore[assignment] # called without arguments
 
 
-def _served(app: Any) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=_GRACE_S,
-    )
-
-
 async def _token(settings: ControlSettings, file: Path) -> str:
     """The admin's token: made at the first start, kept beside the data for the next."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -254,20 +240,14 @@ def _claimed(directory: Path) -> Iterator[None]:
     """Be the only one who uses this data directory. Raises `FailedPrecondition`."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        file = (directory / "lock").open("a+")
+        file = hold(directory / "lock")
+    except HeldError as other:
+        raise FailedPrecondition(
+            f"--data-dir {directory} is in use", why=f"process {other} has it", next="choose another"
+        ) from None
     except OSError as error:
         raise FailedPrecondition(
             f"--data-dir {directory} cannot be used", why=str(error), next="choose a directory that you may write to"
         ) from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise FailedPrecondition(
-                f"--data-dir {directory} is in use", why=f"process {file.read().strip()} has it", next="choose another"
-            ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
         yield

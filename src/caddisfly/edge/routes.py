@@ -8,6 +8,7 @@ the catalog is newer, so that waking works while the bus is down.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from caddisfly.bus.catalog import AppEntry
 from caddisfly.bus.projection import Projection
 from caddisfly.edge.candidate import Candidate, fence_of, serves
 from caddisfly.edge.settings import EdgeSettings
-from caddisfly.model import states
-from caddisfly.model.machine import Machine
+from caddisfly.model import registry, states
+from caddisfly.model.config import Config
+from caddisfly.model.machine import ImageRef, Machine
 from caddisfly.model.service import Service
 
 _STARTABLE = states.STARTABLE | {states.CREATED}
@@ -63,6 +65,7 @@ class Routes:
         self._by_host: dict[bytes, Route] = {}
         self._hosts_of_app: dict[str, set[bytes]] = {}
         self._candidates: dict[str, Candidate] = {}
+        self._own = _own_routes(settings)
         self._learned: dict[str, Machine] = {}
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
         self._slots: dict[str, deque[asyncio.Future[None]]] = {}
@@ -95,7 +98,7 @@ class Routes:
             self._refresh(machine)
 
     def candidates(self) -> list[Candidate]:
-        return list(self._candidates.values())
+        return [*self._candidates.values(), *(one for route in self._own.values() for one in route.candidates)]
 
     async def changed(self, app_id: str, *, timeout_s: float, or_room: bool = False) -> bool:
         """Wait until a Machine of the app changes (or has room for a request). False when the time was over."""
@@ -155,6 +158,8 @@ class Routes:
         return machine.ipv4 if machine.host_id == self._settings.host_id else machine.private_ip
 
     def _build(self, host: bytes) -> Route | None:
+        if host in self._own:
+            return self._own[host]
         if not host.endswith(self._suffix):
             return None
         name = host[: -len(self._suffix)].decode("ascii")
@@ -226,6 +231,45 @@ class Routes:
             _WAKE_ORDER.index(machine.state),
             machine.id,
         )
+
+
+def _own_routes(settings: EdgeSettings) -> dict[bytes, Route]:
+    """What the platform itself serves under a name of its own: the registry, as if it were a Machine's service."""
+    if not settings.registry_address:
+        return {}
+    host, _, port = settings.registry_address.rpartition(":")
+    address = host.strip("[]")
+    machine = Machine(
+        id=registry.APP,
+        name=registry.APP,
+        app_name=registry.APP,
+        app_id=registry.APP,
+        org_id="",
+        org_slug="",
+        network_id=0,
+        host_id=settings.host_id,
+        region=settings.region,
+        state=states.STARTED,
+        instance_id="",
+        config=Config.parse({"image": registry.APP}),
+        image=ImageRef(registry="", repository="", tag="", digest=""),
+        private_ip=address,
+        ipv4=address,
+        created_ms=0,
+        updated_ms=0,
+    )
+    service = Service(internal_port=int(port), autostart=False, concurrency_type="requests", soft_limit=sys.maxsize)
+    entry = AppEntry(id=registry.APP, name=registry.APP, org_id="", org_slug="", network="", network_id=0)
+    route = Route(
+        entry=entry,
+        candidates=(Candidate(machine, address, service, deque()),),
+        startable=(),
+        on_the_way=(),
+        rest=(),
+        machines=1,
+        force_https=False,
+    )
+    return {registry.host_name(settings.apps_domain.lower()).encode(): route}
 
 
 def _ready(candidates: list[Candidate]) -> list[Candidate]:

@@ -35,6 +35,10 @@ class EdgeSettings(BaseModel):
         "localhost",
         description="`<app>.<this>` leads to the app. `localhost`, since every system resolves it to itself.",
     )
+    registry_address: str = Field(
+        "",
+        description="host:port of the platform's registry: `registry.<apps_domain>` leads to it. Empty: there is none.",
+    )
     backlog: int = Field(4096, ge=1, description="Connections the kernel queues: a burst to a sleeping app fits.")
 
     head_max_bytes: int = Field(

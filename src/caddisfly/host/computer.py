@@ -6,8 +6,6 @@ disk and the network comes from here. `ThisComputer` is the real one. `host/simu
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Protocol
@@ -20,13 +18,14 @@ from caddisfly.host.builds.settings import BuildSettings
 from caddisfly.host.capacity import Capacity
 from caddisfly.host.checks.probe import Finding, probe
 from caddisfly.host.drivers.driver import Driver, Sandbox
-from caddisfly.host.drivers.oci.cgroups import ControlGroups, layout
+from caddisfly.host.drivers.oci.cgroups import ControlGroups, has_swap, layout
 from caddisfly.host.drivers.oci.driver import OciDriver
 from caddisfly.host.guest import compile_sandbox, host_nameservers
 from caddisfly.host.images.image import ImageConfig, ResolvedImage, StoredImage
 from caddisfly.host.images.settings import ImageSettings
 from caddisfly.host.images.store import ImageStore
 from caddisfly.host.journal.journal import Journal
+from caddisfly.host.lock import HeldError, hold
 from caddisfly.host.network.network import Attachment, Network
 from caddisfly.host.operations.work import Images, Links, Roots
 from caddisfly.host.settings import HostSettings
@@ -39,9 +38,7 @@ _LOCK = Path("/run/caddisfly-agent.lock")
 
 
 class HostRoots(Roots, Protocol):
-    """Roots, and which of them there are."""
-
-    def known(self) -> set[str]: ...
+    """Roots, and a way to take down many of them."""
 
     async def sweep(self, *, keep: Iterable[str]) -> set[str]:
         """Take down all others. Returns those."""
@@ -101,8 +98,8 @@ class Computer(Protocol):
         """Leave it to the next agent, with everything that runs."""
         ...
 
-    def accept(self, config: Config) -> None:
-        """Raises `InvalidArgument` for a config that makes no sense on this computer."""
+    def accept(self, config: Config) -> tuple[str, ...]:
+        """What of a config has no effect on this computer, in words. Raises `InvalidArgument` if it makes no sense."""
         ...
 
     @property
@@ -167,8 +164,13 @@ class ThisComputer:
         if self._lock is not None:
             self._lock.close()
 
-    def accept(self, config: Config) -> None:
-        """What a computer can do with a config is found out by doing it."""
+    def accept(self, config: Config) -> tuple[str, ...]:
+        warnings = []
+        if config.swap_mb and not has_swap():
+            warnings.append("config.init.swap_size_mb has no effect: its host has no swap")
+        if config.kernel_args:
+            warnings.append("kernel_args have no effect: a container runs on the kernel of its host")
+        return tuple(warnings)
 
     async def probe(self, check: CheckConfig, address: str) -> Finding:
         return await probe(check, address)
@@ -206,17 +208,9 @@ def _claim() -> IO[str]:
     Namespaces, control groups and the firewall's table belong to the computer, not to a data directory: a second agent
     would take what the first one runs for litter.
     """
-    file = _LOCK.open("a+")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        other = file.read().strip()
-        file.close()
+        return hold(_LOCK)
+    except HeldError as other:
         raise FailedPrecondition(
             "another agent runs on this host", why=f"process {other} holds {_LOCK}", next="caddis status; caddis down"
         ) from None
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file

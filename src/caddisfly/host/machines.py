@@ -84,8 +84,8 @@ class Machines:
             return contract.MachineReply(record=known.to_record())
         config = Config.parse(request.config)
         _refuse_what_is_not_there(config)
-        self._parts.accept(config)
-        image = await self._resolve(config)
+        warnings = self._parts.accept(config)
+        image = await self._resolve(config, request.app.org_id)
         now = wall_ms()
         machine = Machine(
             id=request.machine_id,
@@ -116,7 +116,7 @@ class Machines:
                 machine, nonce="", owner=request.owner, ttl_s=request.lease_ttl_s, description=""
             )
         self._capacity.check(machine, self._engine.machines.values())
-        made, revision = await self._engine.create(machine, launch=not request.skip_launch)
+        made, revision = await self._engine.create(machine, launch=not request.skip_launch, warnings=warnings)
         return contract.MachineReply(record=made.to_record(), revision=revision)
 
     async def update(self, request: contract.UpdateMachine) -> contract.MachineReply:
@@ -124,8 +124,8 @@ class Machines:
         self._leases.check(machine, request.nonce)
         config = Config.parse(request.config)
         _refuse_what_is_not_there(config)
-        self._parts.accept(config)
-        image = await self._resolve(config)
+        warnings = self._parts.accept(config)
+        image = await self._resolve(config, machine.org_id)
         if machine.state in _UP and not request.skip_launch:
             # Said while the version before still runs: afterwards there would be nothing to go back to.
             self._capacity.check(replace(machine, config=config), self._engine.machines.values())
@@ -138,6 +138,7 @@ class Machines:
                 current_version=request.current_version,
                 launch=not request.skip_launch,
                 cordoned=request.skip_service_registration,
+                warnings=warnings,
             )
             if not request.lease_ttl_s:
                 return decision
@@ -260,8 +261,8 @@ class Machines:
         lines = await self._logs.read(machine, since_ns=request.since_ns, limit=request.limit)
         return contract.LogLines(lines=tuple(lines))
 
-    async def _resolve(self, config: Config) -> ImageRef:
-        resolved: ResolvedImage = await self._images.resolve(config.image)
+    async def _resolve(self, config: Config, org_id: str) -> ImageRef:
+        resolved: ResolvedImage = await self._images.resolve(config.image, organization=org_id)
         reference = resolved.reference
         return ImageRef(
             registry=reference.registry,
@@ -289,10 +290,6 @@ def _refuse_what_is_not_there(config: Config) -> None:
     if config.wire.get("processes"):
         raise InvalidArgument(
             "config.processes: several processes in one Machine are not there yet", next="use config.init, or a shell"
-        )
-    if config.keeps_root:
-        raise InvalidArgument(
-            "config.rootfs.persist: a root that outlives its run is not there yet", next='leave it out, or say "never"'
         )
     if config.guest.gpu_kind:
         raise Aborted(f"could not reserve resource for machine: no {config.guest.gpu_kind} GPU on the current host")

@@ -94,8 +94,9 @@ class SimulatedComputer:
     async def close(self) -> None:
         self.driver.switch_off()
 
-    def accept(self, config: Config) -> None:
+    def accept(self, config: Config) -> tuple[str, ...]:
         self._fate.script(config)
+        return ()
 
     async def probe(self, check: CheckConfig, address: str) -> Finding:
         """Every Machine is well: its address is made up, and may be somebody's in the world outside."""
@@ -130,10 +131,10 @@ class SimulatedComputer:
 class SimulatedRoots:
     """Roots that nobody looks into."""
 
-    async def mount(self, key: str, layers: tuple[Path, ...], *, size_mb: int) -> Path:
+    async def mount(self, key: str, layers: tuple[Path, ...], *, size_mb: int, keep: bool = False) -> Path:
         return _NOWHERE
 
-    async def unmount(self, key: str) -> None: ...
+    async def unmount(self, key: str, *, keep: bool = False) -> None: ...
 
     def known(self) -> set[str]:
         return set()
@@ -148,7 +149,7 @@ class SimulatedImages:
     def __init__(self) -> None:
         self.roots = SimulatedRoots()
 
-    async def resolve(self, reference: str) -> ResolvedImage:
+    async def resolve(self, reference: str, *, organization: str = "") -> ResolvedImage:
         wanted = Reference.parse(reference)
         if wanted.tag == MISSING or wanted.repository == REPOSITORY + MISSING:
             raise InvalidArgument(

@@ -60,13 +60,18 @@ def region_named(code: str) -> Region:
 def expand(expression: str, *, local: str, available: frozenset[str]) -> tuple[str, ...]:
     """Turn what a client wrote (`ams`, `ams,fra`, `eu`, `any`, nothing) into region codes, best first.
 
+    `local` is the region of the API that was asked. Brackets, as in `[local],any`, change nothing: it is the order that
+    says what is preferred.
+
     Raises `InvalidArgument` when nothing of it has a host.
     """
     if not expression:
         return (local,) if local in available else tuple(sorted(available))
     found: list[str] = []
-    for word in (word.strip() for word in expression.split(",")):
-        if word == "any":
+    for word in (word.strip(" []") for word in expression.split(",")):
+        if word == "local":
+            found.append(local)
+        elif word == "any":
             found += [local, *sorted(available)]
         elif word in ALIASES:
             found += [code for code in sorted(available) if region_named(code).geo_region == ALIASES[word]]

@@ -6,6 +6,7 @@ copied from one to the next.
 
 from __future__ import annotations
 
+import hmac
 import os
 import secrets
 from collections.abc import Callable
@@ -24,6 +25,11 @@ def host_id(data_dir: Path) -> str:
 def bus_token(data_dir: Path) -> str:
     """The token of the bus that `caddis up` starts. Its file is readable by root only."""
     return _kept(data_dir / "bus-token", lambda: secrets.token_urlsafe(32))
+
+
+def registry_secret(bus_token: str) -> str:
+    """By which the hosts of a bus show the registry what they are: made of its token, which it does not give away."""
+    return hmac.digest(bus_token.encode(), b"registry", "sha256").hex()
 
 
 def _kept(path: Path, make: Callable[[], str]) -> str:

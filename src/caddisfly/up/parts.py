@@ -16,7 +16,7 @@ from caddisfly.model.errors import InvalidArgument, Unavailable
 from caddisfly.up.settings import Settings, load
 
 _PR_SET_PDEATHSIG = 1
-NAMES = ("bus", "control", "agent", "edge")
+NAMES = ("bus", "control", "agent", "registry", "edge")
 
 
 def run(part: str, *, config: Path | None = None) -> None:
@@ -40,6 +40,8 @@ def run(part: str, *, config: Path | None = None) -> None:
         server.main(settings.control)
     elif name == "agent":
         _be_agent(settings)
+    elif name == "registry":
+        _be_registry(settings)
     else:
         from caddisfly.edge import worker as edge_worker
 
@@ -48,8 +50,33 @@ def run(part: str, *, config: Path | None = None) -> None:
 
 def _be_agent(settings: Settings) -> None:
     from caddisfly.host import agent
+    from caddisfly.host.builds.buildah import Destination
+    from caddisfly.host.registry.layout import NAME as REGISTRY
+    from caddisfly.host.registry.layout import Layout
+    from caddisfly.model.registry import names as platform_names
 
-    agent.main(settings.host, settings.images, builds=settings.builds)
+    registry = settings.registry
+    own = Destination(names=platform_names(settings.platform.domain), address=registry.address)
+    agent.main(
+        settings.host,
+        settings.images,
+        builds=settings.builds,
+        # Contexts are read where they lie, so builds are for hosts that have the registry.
+        registry=own if settings.own_registry else None,
+        repositories=Layout(registry.store / REGISTRY),
+    )
+
+
+def _be_registry(settings: Settings) -> None:
+    if not settings.own_registry:
+        raise InvalidArgument(
+            "this computer has no registry of its own",
+            why=f"[registry] url is {settings.registry.url}",
+            next="remove that setting",
+        )
+    from caddisfly.host.registry import server
+
+    server.main(settings.registry)
 
 
 def _become_bus(settings: Settings) -> None:

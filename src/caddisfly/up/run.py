@@ -17,7 +17,9 @@ def main(words: list[str]) -> None:
         case [part, "--config", name]:
             file = Path(name)
         case _:
-            show.error("caddis run takes the name of a part", next="caddis run bus|control|agent|edge [--config FILE]")
+            show.error(
+                "caddis run takes the name of a part", next="caddis run bus|control|agent|registry|edge [--config FILE]"
+            )
             sys.exit(2)
     from caddisfly.up import parts
 

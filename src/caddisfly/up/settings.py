@@ -21,6 +21,7 @@ from caddisfly.control.settings import ControlSettings
 from caddisfly.edge.settings import EdgeSettings
 from caddisfly.host.builds.settings import BuildSettings
 from caddisfly.host.images.settings import ImageSettings
+from caddisfly.host.registry.settings import RegistrySettings
 from caddisfly.host.settings import HostSettings
 from caddisfly.up import identity
 from caddisfly.up.sources import Sources
@@ -110,6 +111,7 @@ class Settings:
     host: HostSettings
     images: ImageSettings
     builds: BuildSettings
+    registry: RegistrySettings
     edge: EdgeSettings
     bus: BusSettings
     bus_token: str = field(repr=False)
@@ -121,6 +123,10 @@ class Settings:
     @property
     def own_bus(self) -> bool:
         return not self.bus.url
+
+    @property
+    def own_registry(self) -> bool:
+        return not self.registry.url
 
     @property
     def bus_url(self) -> str:
@@ -137,6 +143,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "host": HostSettings,
     "images": ImageSettings,
     "builds": BuildSettings,
+    "registry": RegistrySettings,
     "edge": EdgeSettings,
     "bus": BusSettings,
 }
@@ -154,11 +161,14 @@ def load(config: Path | None = None, *, environment: Mapping[str, str] | None = 
     sources.check()
     token = bus.token.get_secret_value() or identity.bus_token(platform.data_dir)
     shared = _shared(platform, bus, token)
-    images = _parse(ImageSettings, "images", sources, {})
-    shared["images"] = images
     builds = _parse(BuildSettings, "builds", sources, {})
     control = _parse(ControlSettings, "control", sources, {**shared, "data_directory": platform.data_dir / "control"})
     host = _parse(HostSettings, "host", sources, {**shared, "data_dir": platform.data_dir / "host"})
+    store = (host.data_dir if host else platform.data_dir / "host") / "images" / "fs"
+    registry = _parse(RegistrySettings, "registry", sources, {**shared, "store": store})
+    if registry:
+        shared |= {"registry_url": registry.url, "registry_address": registry.address}
+    images = _parse(ImageSettings, "images", sources, shared)
     edge = _parse(EdgeSettings, "edge", sources, {**shared, "data_dir": platform.data_dir / "edge"})
     sources.check()
     return Settings(
@@ -168,6 +178,7 @@ def load(config: Path | None = None, *, environment: Mapping[str, str] | None = 
         host=host,
         images=images,
         builds=builds,
+        registry=registry,
         edge=edge,
         bus=bus,
         bus_token=token,
@@ -192,6 +203,7 @@ def _shared(platform: PlatformSettings, bus: BusSettings, token: str) -> dict[st
         "apps_domain": platform.domain,
         "bus_url": bus.url or f"nats://{bus.host}:{bus.port}",
         "bus_token": SecretStr(token),
+        "registry_secret": SecretStr(identity.registry_secret(token)),
         "host_id": identity.host_id(platform.data_dir),
         "host_name": socket.gethostname(),
     }

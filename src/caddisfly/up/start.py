@@ -40,6 +40,9 @@ def plan(settings: Settings, *, detached: bool) -> Plan:
             stop_timeout_s=30,
         )
     )
+    if settings.own_registry:
+        where = f"tcp:{settings.registry.address}"
+        children.append(PartPlan(name="registry", argv=parts.command("registry", settings.source), ready=where))
     children += [
         PartPlan(
             name=f"edge@{number}",
@@ -65,6 +68,9 @@ def needs(settings: Settings) -> list[ports.Need]:
     found.append(
         ports.Need(host=control.listen_host, port=control.listen_port, part="the API", setting="[control] listen_port")
     )
+    if settings.own_registry:
+        registry = settings.registry
+        found.append(ports.Need(host=registry.host, port=registry.port, part="the registry", setting="[registry] port"))
     for address in settings.edge.http_listen:
         host, port = ports.split(address)
         if port:

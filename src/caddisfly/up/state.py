@@ -9,6 +9,7 @@ from typing import Any
 
 from caddisfly.bus import contract
 from caddisfly.bus.rpc import LocalCaller
+from caddisfly.model import registry as model_registry
 from caddisfly.model.errors import Problem
 from caddisfly.up import presence
 from caddisfly.up.settings import Settings
@@ -40,6 +41,8 @@ def platform(settings: Settings) -> dict[str, Any]:
         "api_url": api_url(settings),
         "edge_listen": list(settings.edge.http_listen),
         "apps_domain": settings.platform.domain,
+        "registry": model_registry.host_name(settings.platform.domain),
+        "registry_address": settings.registry.address,
         "log_dir": record.get("log_dir"),
         "settings_file": str(settings.source) if settings.source else None,
         "host": status if isinstance(status, dict) else None,

@@ -89,6 +89,14 @@ def units(settings: Settings) -> dict[str, str]:
     made["caddisfly-agent.service"] = _service(
         settings, "agent", "the agent of this host", after=" caddisfly-bus.service", hardening=_AGENT, oom=0
     )
+    if settings.own_registry:
+        made["caddisfly-registry.service"] = _service(
+            settings,
+            "registry",
+            "the registry",
+            after=" caddisfly-bus.service caddisfly-agent.service",
+            hardening=_hardened(settings),
+        )
     made["caddisfly-edge@.service"] = _service(
         settings,
         "edge@%i",

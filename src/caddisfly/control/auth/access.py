@@ -58,9 +58,29 @@ class Access:
             next=f"yours: {', '.join(organization.slug for organization in mine) or '(none)'}",
         )
 
+    def whole_organization(self, slug: str) -> Organization:
+        """The same, for what touches more than one app. Raises `PermissionDenied` for a token narrowed to an app."""
+        organization = self.organization(slug)
+        if not self.reaches(org_id=organization.id):
+            raise PermissionDenied(
+                "unauthorized",
+                why=f"this token reaches one app of {organization.slug}, not the organization",
+                next="use a token of the organization",
+            )
+        return organization
+
+    def reaches(self, *, org_id: str, app_id: str = "") -> bool:
+        """Whether any of the tokens is good for this app; without one, for the whole organization."""
+        return any(facts.reaches(org_id=org_id, app_id=app_id) for facts in self.tokens)
+
+    def lasting(self, app: App) -> TokenFacts:
+        """Of the tokens that reach this app, the one that ends last."""
+        good = [facts for facts in self.tokens if facts.reaches(org_id=app.organization.id, app_id=app.id)]
+        return max(good, key=lambda facts: float("inf") if facts.expires_ms is None else facts.expires_ms)
+
     def check(self, app: App) -> App:
         """Raises `PermissionDenied` for an app of others. Names of apps are global, so its existence is no secret."""
-        if app.organization.id not in self.organizations:
+        if not self.reaches(org_id=app.organization.id, app_id=app.id):
             raise PermissionDenied("unauthorized", next="caddis apps list, for what your token reaches")
         return app
 

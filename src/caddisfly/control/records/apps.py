@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from caddisfly.control.records.accounts import organization_of
 from caddisfly.control.records.database import Database
 from caddisfly.control.records.tables import AppRow, NetworkRow, OrganizationRow
-from caddisfly.model import ids
+from caddisfly.model import ids, registry
 from caddisfly.model.app import App, Organization, check_app_name, check_network_name
 from caddisfly.model.errors import NotFound, Problem, Unprocessable
 from caddisfly.model.machine import wall_ms
@@ -39,6 +39,8 @@ class Apps:
         self, name: str, *, organization: Organization, network: str = "", app_role: str = "", idempotency_key: str = ""
     ) -> App:
         """Raises `Unprocessable` with Fly's texts for a bad name and for one that is taken."""
+        if name == registry.APP:  # its host name is the platform's
+            raise name_taken(name)
         key = idempotency_key or None
         if key is not None and (first := await self._of_key(organization.id, key)) is not None:
             if name and name != first.name:

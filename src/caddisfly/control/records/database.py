@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any
@@ -69,7 +70,7 @@ class Database:
         except (exc.IntegrityError, Problem):
             raise
         except _OUTAGES as error:
-            if not committing:
+            if not committing or _refused_for_space(error):
                 raise unavailable(error) from error
             log.error("records.commit_unknown", extra={"kind": type(error).__name__})
             raise Internal(
@@ -79,8 +80,22 @@ class Database:
             ) from error
 
 
+def _refused_for_space(error: BaseException) -> bool:
+    """Whether SQLite found no room for a transaction, and so undid it, also in the commit."""
+    number = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0) or 0
+    return number & 0xFF == sqlite3.SQLITE_FULL
+
+
 def unavailable(error: BaseException) -> Unavailable:
     """What to tell people about a database that failed. Never the statement: it can hold what is nobody's business."""
+    if _refused_for_space(error):
+        log.error("records.disk_full")
+        return Unavailable(
+            "the platform's disk is full",
+            why="nothing can be recorded; what is recorded can still be read, and Machines stopped and destroyed",
+            next="free space where [control] keeps its records",
+            status="disk_full",
+        )
     reason = str(getattr(error, "orig", None) or error).strip().splitlines()
     log.warning("records.unavailable", extra={"reason": reason[:1], "kind": type(error).__name__})
     return Unavailable("the database does not answer", why=reason[0] if reason else "timed out", next="try again soon")

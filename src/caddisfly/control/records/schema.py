@@ -16,7 +16,7 @@ from sqlalchemy import Connection, exc, inspect, make_url, text
 from caddisfly.control.records.database import blocking_engine, unavailable
 from caddisfly.model.errors import FailedPrecondition
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest migration. Tests hold it against the files."""
 
 MIGRATIONS = Path(__file__).with_name("migrations")
@@ -49,7 +49,7 @@ def _upgrade_alone(url: str, timeout_s: float) -> None:
             if connection.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
             if _version(connection) != HEAD:
-                _migrate(connection)
+                migrate(connection, HEAD)
     except (exc.DBAPIError, exc.TimeoutError, OSError) as error:
         raise unavailable(error) from error
     finally:
@@ -63,7 +63,8 @@ def _version(connection: Connection) -> str | None:
     return version
 
 
-def _migrate(connection: Connection) -> None:
+def migrate(connection: Connection, version: str) -> None:
+    """Bring the schema to this version, in the transaction that is open. Raises `FailedPrecondition`."""
     from alembic import command
     from alembic.config import Config
     from alembic.script import ScriptDirectory
@@ -73,14 +74,14 @@ def _migrate(connection: Connection) -> None:
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    version = _version(connection)
-    if version is not None:
+    present = _version(connection)
+    if present is not None:
         try:
-            ScriptDirectory.from_config(config).get_revision(version)
+            ScriptDirectory.from_config(config).get_revision(present)
         except CommandError as error:
             raise FailedPrecondition(
                 "the database was written by a newer version",
-                why=f"its schema is {version}, this version knows up to {HEAD}",
+                why=f"its schema is {present}, this version knows up to {HEAD}",
                 next="upgrade caddisfly, or restore the backup that was made before the upgrade",
             ) from error
-    command.upgrade(config, "head")
+    command.upgrade(config, version)

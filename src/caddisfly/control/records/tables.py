@@ -50,7 +50,7 @@ class MembershipRow(Base):
 
 
 class TokenRow(Base):
-    """`org_id` is the scope; none means every organization that the user is a member of."""
+    """`org_id` is the scope; none means every organization of the user. `app_id` narrows it further."""
 
     __tablename__ = "tokens"
 
@@ -60,6 +60,7 @@ class TokenRow(Base):
     prefix: Mapped[str] = mapped_column(String(16))
     user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     org_id: Mapped[str | None] = mapped_column(ForeignKey("organizations.id", ondelete="CASCADE"))
+    app_id: Mapped[str | None] = mapped_column(ForeignKey("apps.id", ondelete="CASCADE"), index=True)
     created_ms: Mapped[int] = mapped_column(BigInteger)
     expires_ms: Mapped[int | None] = mapped_column(BigInteger)
     revoked_ms: Mapped[int | None] = mapped_column(BigInteger)

@@ -12,6 +12,7 @@ from caddisfly import __version__
 from caddisfly.control.control import Control
 from caddisfly.control.rest import (
     apps,
+    deploy_tokens,
     failures,
     leases,
     logs,
@@ -52,6 +53,7 @@ def routes(control: Control, *, lifespan: Any = None) -> FastAPI:
     failures.install(app)
     for module in (
         apps,
+        deploy_tokens,
         machines,
         machine_actions,
         machine_records,

@@ -33,7 +33,8 @@ async def list_apps(
     if not org_slug:
         raise InvalidArgument("missing org_slug", next="add ?org_slug=personal")
     organization = caller.organization(org_slug)
-    apps = await control.apps.of_organization(organization.id, app_role=app_role)
+    found = await control.apps.of_organization(organization.id, app_role=app_role)
+    apps = [app for app in found if caller.reaches(org_id=organization.id, app_id=app.id)]
     return wire.reply({"total_apps": len(apps), "apps": [to_wire(app, control) for app in apps]})
 
 
@@ -51,7 +52,7 @@ async def create_app(request: Request, caller: Caller, control: Parts) -> Respon
         raise InvalidArgument("missing org_slug", next='send {"org_slug": "personal"}')
     app = await control.apps.create(
         body.name or body.app_name,
-        organization=caller.organization(body.org_slug),
+        organization=caller.whole_organization(body.org_slug),
         network=body.network,
         app_role=body.app_role_id[:63],
         idempotency_key=body.idempotency_key,

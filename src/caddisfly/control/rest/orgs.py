@@ -39,7 +39,9 @@ async def list_machines(
     found = [
         machine
         for machine in control.machines.of_organization(organization.id)
-        if selected.takes(machine) and _place(machine) > after
+        if selected.takes(machine)
+        and _place(machine) > after
+        and caller.reaches(org_id=organization.id, app_id=machine.app_id)
     ]
     found.sort(key=_place)
     page = found[: min(count, _PAGE_MAX)]

@@ -15,7 +15,6 @@ from caddisfly.control.rest.reach import app_within, authenticated
 from caddisfly.model.errors import Unimplemented
 
 _APP = """
-POST deploy_token
 GET,POST network_policies
 DELETE network_policies/{policy}
 GET,POST volumes

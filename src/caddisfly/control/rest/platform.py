@@ -65,8 +65,7 @@ async def find_placements(request: Request, caller: Caller, control: Parts) -> R
     body = await wire.read(request, shapes.PlacementBody)
     caller.organization(body.org_slug)
     config = Config.parse({"image": "placement", "guest": body.compute})
-    wanted = body.region.replace("[", "").replace("]", "").removeprefix("local,")
-    offers = await control.market.offers(app_id="", config=config, region=wanted or "any")
+    offers = await control.market.offers(app_id="", config=config, region=body.region or "[local],any")
     regions = list(dict.fromkeys(bid.region for bid in offers.bids))
     if not regions:
         raise nobody(offers.refusals)

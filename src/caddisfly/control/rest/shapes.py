@@ -65,6 +65,11 @@ class LeaseBody(Taken):
     description: str = ""
 
 
+class DeployTokenBody(Taken):
+    name: str = Field(default="", max_length=200, description="For a person to tell it by.")
+    expiry: str | int = Field(default="", description='As in "24h", or a number of nanoseconds. Empty: 20 years.')
+
+
 class MemoryBody(Taken):
     limit_mb: int = Field(default=0, description="MiB, at most those of the guest.")
 
@@ -218,6 +223,25 @@ class TokenReply(Given):
 
 class TokensReply(Given):
     tokens: list[TokenReply]
+
+
+class DeployTokenReply(Given):
+    token: str
+    id: str
+
+
+class StoredTokenReply(Given):
+    id: str
+    name: str
+    prefix: str
+    user: str
+    created_at: str
+    expires_at: str | None
+    last_used_at: str | None
+
+
+class DeployTokensReply(Given):
+    tokens: list[StoredTokenReply]
 
 
 class RegionReply(Given):

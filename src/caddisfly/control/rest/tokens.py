@@ -17,7 +17,7 @@ async def current_tokens(caller: Caller) -> Response:
             "token_id": facts.id,
             "organization": organization.name,
             "org_slug": organization.slug,
-            "apps": [],
+            "apps": [facts.app_name] if facts.app_id else [],
             "user": facts.user_email,
             "restricted_to_machine": "",
             "source_machine_id": "",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -23,6 +24,8 @@ MAX_LAYERS = 127
 """What Docker builds at most, and what an overlay's options can name."""
 MAX_INDEX_ENTRIES = 256
 MAX_INDEX_DEPTH = 3
+MAX_DESCRIPTORS = 4096
+"""What one manifest of any artifact may point to. Images are held to `MAX_LAYERS` when they are started."""
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -45,6 +48,7 @@ LAYERS = frozenset(
         "application/vnd.docker.image.rootfs.diff.tar.zstd",
     }
 )
+_ELSEWHERE = re.compile(r"\.(nondistributable|foreign)\.")
 ACCEPT = ", ".join((OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST))
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "riscv64": "riscv64", "ppc64le": "ppc64le", "s390x": "s390x"}
@@ -85,6 +89,9 @@ class _Descriptor(BaseModel):
 class _Document(BaseModel):
     schema_version: int = Field(default=2, alias="schemaVersion")
     media_type: str = Field(default="", alias="mediaType")
+    artifact_type: str = Field(default="", alias="artifactType", max_length=255)
+    subject: _Descriptor | None = None
+    annotations: dict[str, str] | None = None
     manifests: list[_Descriptor] | None = None
     config: _Descriptor | None = None
     layers: list[_Descriptor] | None = None
@@ -120,6 +127,53 @@ class Manifest(BaseModel):
 
     config: Descriptor
     layers: tuple[Descriptor, ...]
+
+
+class Contents(BaseModel):
+    """What a registry needs to know of a manifest or index: what it is, and what it points to."""
+
+    model_config = ConfigDict(frozen=True)
+
+    media_type: str
+    artifact_type: str = ""
+    """What it says, or the media type of its config."""
+    subject: str = ""
+    """Digest of the manifest that this one is about."""
+    annotations: dict[str, str] = Field(default_factory=dict)
+    blobs: tuple[str, ...] = ()
+    """Digests of config and layers, those left out that are to be had elsewhere."""
+    manifests: tuple[str, ...] = ()
+
+
+def read_contents(data: bytes, *, what: str, media_type: str = "") -> Contents:
+    """Read a manifest or index of anything, not only of images. `media_type` is what its pusher calls it.
+
+    The answer follows from the content alone, so that nothing has to be kept beside it.
+    """
+    document = _parse(_Document, data, what=what, kind="manifest", max_bytes=MAX_MANIFEST_BYTES)
+    if document.schema_version != 2:
+        raise _bad(what, f"its manifest has schema version {document.schema_version}, and only 2 is supported")
+    kind = document.media_type or (OCI_INDEX if document.manifests is not None else OCI_MANIFEST)
+    called = media_type.partition(";")[0].strip()
+    if kind not in INDEXES | MANIFESTS:
+        raise _bad(what, f"the media type `{kind[:100]}` is not that of a manifest or index")
+    if called and called != kind:
+        raise _bad(what, f"it was pushed as `{called[:100]}` and is `{kind}`")
+    if kind in MANIFESTS and (document.config is None or document.layers is None):
+        raise _bad(what, "its manifest has no config or no layers")
+    if kind in INDEXES and document.manifests is None:
+        raise _bad(what, "its index has no manifests")
+    pointed = [document.config, *(document.layers or ())] if document.config else []
+    if len(pointed) + len(document.manifests or ()) > MAX_DESCRIPTORS:
+        raise _bad(what, f"it points to more than {MAX_DESCRIPTORS} things")
+    return Contents(
+        media_type=kind,
+        artifact_type=document.artifact_type or (document.config.media_type if document.config else ""),
+        subject=document.subject.digest if document.subject else "",
+        annotations=document.annotations or {},
+        blobs=tuple(dict.fromkeys(one.digest for one in pointed if not _ELSEWHERE.search(one.media_type))),
+        manifests=tuple(dict.fromkeys(one.digest for one in document.manifests or ())),
+    )
 
 
 def read_manifest(data: bytes, *, what: str, depth: int = 0, media_type: str = "") -> Manifest | Descriptor:

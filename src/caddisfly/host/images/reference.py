@@ -29,6 +29,15 @@ def is_digest(text: str) -> bool:
     return _DIGEST.fullmatch(text) is not None
 
 
+def is_tag(text: str) -> bool:
+    return _TAG.fullmatch(text) is not None
+
+
+def is_repository(text: str) -> bool:
+    """Whether this can be the name of a repository, without its registry."""
+    return len(text) <= MAX_REPOSITORY and all(_COMPONENT.fullmatch(part) for part in text.split("/"))
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """A full image name. `tag` is empty only when the name was given by digest alone."""

@@ -15,6 +15,7 @@ class Credentials(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     username: str
+    """`<token>` says that `password` is an identity token, as Docker's credential helpers do."""
     password: SecretStr
 
 
@@ -80,9 +81,27 @@ class ImageSettings(BaseModel):
         "http. Off, because tenants name images and would make the agent ask the host's private services; list the one "
         "that is meant for them in `insecure_registries`.",
     )
+    private_registries: frozenset[str] = Field(
+        default=frozenset(),
+        description="Registries (`host` or `host:port`) and networks (`10.1.0.0/16`) inside the operator's own network "
+        "that images may come from. Empty: a registry whose name leads to a private, loopback or link-local address is "
+        "refused, because tenants name images and would make the agent ask what their Machines cannot reach. Mirrors, "
+        "`insecure_registries` and registries in `credentials` are the operator's own words and need no entry.",
+    )
     mirrors: dict[str, str] = Field(
         default_factory=dict,
         description="Registry host → base URL that is asked instead, such as `registry.fly.io` → the platform's own.",
+    )
+    domain: str = Field(
+        default="",
+        description="As in [platform]: images of registry.<domain> and registry.fly.io are those of the platform's own "
+        "registry. Empty: there is none.",
+    )
+    registry_url: str = Field(
+        default="", description="As [registry] url: where that registry is, when it is not on this host."
+    )
+    registry_secret: SecretStr = Field(
+        default=SecretStr(""), description="By which this host shows that it is one. `caddis up` makes it of the bus's."
     )
     credentials: dict[str, Credentials] = Field(
         default_factory=dict, description="Registry host → credentials. Empty: public images only."

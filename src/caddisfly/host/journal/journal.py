@@ -24,7 +24,8 @@ from typing import Any
 
 from caddisfly.host.builds.build import Build
 from caddisfly.host.journal.operation import Operation
-from caddisfly.model.errors import AlreadyExists, Final, Unavailable
+from caddisfly.host.journal.reserve import Reserve
+from caddisfly.model.errors import AlreadyExists, Final, Problem, Unavailable
 from caddisfly.model.machine import Machine, Version
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class Contents:
 
 
 _Work = tuple[Callable[[sqlite3.Connection], Any], Callable[[Any, BaseException | None], None]]
+_Outcome = tuple[Any, BaseException | None]
 
 
 class Journal:
@@ -89,6 +91,7 @@ class Journal:
     def __init__(self, path: Path, *, durable: bool = True) -> None:
         """Not `durable` is for records that need not survive a power cut, such as those of a simulation."""
         self._path, self._durable = path, durable
+        self._reserve = Reserve(path.with_name(f"{path.name}.reserve") if durable else None)
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -108,8 +111,17 @@ class Journal:
             await asyncio.to_thread(self._thread.join)
 
     async def write(self, change: Write) -> None:
-        """Make one change durable. Raises `Stale` or `AlreadyExists`; `Unavailable` on a full or broken disk."""
-        await self._do(lambda connection: _write(connection, change))
+        """Make one change durable. Raises `Stale` or `AlreadyExists`; `Unavailable` on a full or broken disk.
+
+        A full disk refuses new Machines first, and what ends something last (see `reserve`).
+        """
+
+        def write(connection: sqlite3.Connection) -> None:
+            if change.fence is None:
+                self._reserve.require()
+            _write(connection, change)
+
+        await self._do(write)
 
     async def progress(self, operation: Operation) -> None:
         """Remember which step an operation is at. Nobody needs to wait for it: steps are idempotent."""
@@ -184,8 +196,7 @@ class Journal:
 
     def _run(self, opened: asyncio.Future[Contents], loop: asyncio.AbstractEventLoop) -> None:
         try:
-            connection = _connect(self._path, durable=self._durable)
-            contents = _load(connection)
+            connection, contents = self._open()
         except (sqlite3.Error, OSError) as error:
             reason = Unavailable(
                 f"the journal {self._path} cannot be used",
@@ -195,41 +206,77 @@ class Journal:
             loop.call_soon_threadsafe(opened.set_exception, reason)
             return
         loop.call_soon_threadsafe(opened.set_result, contents)
+        self._reserve.restore()
         while self._commit(connection):
             pass
         connection.close()
+
+    def _open(self) -> tuple[sqlite3.Connection, Contents]:
+        try:
+            connection = _connect(self._path, durable=self._durable)
+            return connection, _load(connection)
+        except sqlite3.Error as error:
+            if not (_may_be_full(error) and self._reserve.give_up()):
+                raise
+        connection = _connect(self._path, durable=self._durable)
+        return connection, _load(connection)
 
     def _commit(self, connection: sqlite3.Connection) -> bool:
         """Commit everything that waits, in one transaction. False when told to stop."""
         batch = [self._queue.get()]
         while not self._queue.empty():
             batch.append(self._queue.get())
-        outcomes: list[tuple[_Work, Any, BaseException | None]] = []
+        works = [item for item in batch if item is not None]
+        self._reserve.restore()
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            for item in batch:
-                if item is not None:
-                    outcomes.append((item, *_attempt(connection, item[0])))
-            connection.execute("COMMIT")
+            outcomes = _transaction(connection, works)
         except sqlite3.Error as error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
             log.error("journal.commit_failed", extra={"reason": str(error)})
-            failed = Unavailable("the host's journal cannot be written", why=str(error), next="free disk space")
-            outcomes = [(item, None, failed) for item in batch if item is not None]
-        for (_, done), value, problem in outcomes:
+            outcomes = self._with_the_reserve(connection, works, error)
+        for (_, done), (value, problem) in zip(works, outcomes, strict=True):
             done(value, problem)
         return None not in batch
 
+    def _with_the_reserve(
+        self, connection: sqlite3.Connection, works: list[_Work], error: sqlite3.Error
+    ) -> list[_Outcome]:
+        if _may_be_full(error) and self._reserve.give_up():
+            try:
+                return _transaction(connection, works)
+            except sqlite3.Error as again:
+                error = again
+        failed = Unavailable("the host's journal cannot be written", why=str(error), next="free disk space")
+        return [(None, failed) for _ in works]
 
-def _attempt(
-    connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], Any]
-) -> tuple[Any, BaseException | None]:
+
+def _may_be_full(error: sqlite3.Error) -> bool:
+    """SQLite names a full disk when it writes; when it opens or syncs, all it says is that this failed."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CANTOPEN,
+    )
+
+
+def _transaction(connection: sqlite3.Connection, works: list[_Work]) -> list[_Outcome]:
+    """All of it in one commit, or, when that cannot be done, nothing and the error."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        outcomes = [_attempt(connection, work) for work, _ in works]
+        connection.execute("COMMIT")
+    except sqlite3.Error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return outcomes
+
+
+def _attempt(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], Any]) -> _Outcome:
     """Run one piece of a batch so that its failure undoes it alone."""
     connection.execute("SAVEPOINT work")
     try:
         value = work(connection)
-    except (Final, sqlite3.IntegrityError) as error:
+    except (Problem, sqlite3.IntegrityError) as error:
         connection.execute("ROLLBACK TO work")
         connection.execute("RELEASE work")
         return None, error

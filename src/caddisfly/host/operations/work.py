@@ -20,17 +20,27 @@ from caddisfly.model.machine import Exit, Machine
 
 
 class Roots(Protocol):
-    """Writable roots, one for each incarnation."""
+    """Writable roots. Which there are, and how long, is in `root.py`."""
 
-    async def mount(self, key: str, layers: tuple[Path, ...], *, size_mb: int) -> Path: ...
+    async def mount(self, key: str, layers: tuple[Path, ...], *, size_mb: int, keep: bool = False) -> Path:
+        """With `keep`, what an `unmount` with `keep` left is used again."""
+        ...
 
-    async def unmount(self, key: str) -> None: ...
+    async def unmount(self, key: str, *, keep: bool = False) -> None:
+        """Does nothing when there is none."""
+        ...
+
+    def known(self) -> set[str]:
+        """Every root that has anything on the disk, mounted or not."""
+        ...
 
 
 class Images(Protocol):
     """Where images come from."""
 
-    async def resolve(self, reference: str) -> ResolvedImage: ...
+    async def resolve(self, reference: str, *, organization: str = "") -> ResolvedImage:
+        """`organization` is the id of whoever's Machine it is for."""
+        ...
 
     async def fetch(self, image: ResolvedImage) -> Image: ...
 
@@ -56,8 +66,8 @@ class Parts:
     links: Links
     check_room: Callable[[Machine], None]
     """Raises `Aborted` when the host cannot take this Machine now."""
-    accept: Callable[[Config], None] = lambda config: None
-    """Raises `InvalidArgument` for a config that makes no sense here."""
+    accept: Callable[[Config], tuple[str, ...]] = lambda config: ()
+    """What of a config has no effect here. Raises `InvalidArgument` for one that makes no sense here."""
     compile: Callable[..., Sandbox] = compile_sandbox
 
 

@@ -1,0 +1,12 @@
+"""From a folder on a laptop to an image on the platform: what is sent, how, and what is shown meanwhile.
+
+    ignore       which files of the folder belong to the build
+    context      the folder as an OCI artifact: deterministic packs and an index
+    dockerfile   mistakes found before anything is sent
+    push         what a registry lacks is sent to it
+    credentials  who one is at a registry, as docker knows it
+    local        the same build by a builder on this computer
+    display      steps as they go, and the failing one again at the end
+
+Building itself happens on a host, or in the builder on this computer.
+"""
