@@ -20,6 +20,7 @@ from caddisfly.client.calls import Call
 FLY = "https://api.machines.dev"
 _FLY_LOGS = "https://api.fly.io"
 _NONCE = "fly-machine-lease-nonce"
+_KEY = "idempotency-key"
 _AGAIN = (429, 502, 503)
 _CONNECT_S = 10.0
 
@@ -45,12 +46,13 @@ class Target:
 
     def arguments(self, call: Call) -> dict[str, Any]:
         """For `httpx`'s `request`, of either kind."""
+        given = {_NONCE: call.nonce, _KEY: call.key}
         return {
             "method": call.method,
             "url": self.url(call),
             "params": dict(call.query),
             "json": call.body,
-            "headers": {_NONCE: call.nonce} if call.nonce else {},
+            "headers": {name: value for name, value in given.items() if value},
             "timeout": httpx.Timeout(call.answer_s, connect=_CONNECT_S),
         }
 
