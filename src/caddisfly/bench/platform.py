@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from caddisfly.bench.computer import refuse_if_taken
@@ -32,7 +32,7 @@ class Platform:
     edge_port: int
     registry: str
     """`host:port`."""
-    token: str
+    token: str = field(repr=False)
     directory: Path
     layout: Path
     environment: dict[str, str]
@@ -76,9 +76,10 @@ async def platform() -> AsyncIterator[Platform]:
             await client.apps.delete(APP)
     finally:
         await run(*caddis, "down", environment=environment)
-        store = directory / "data" / "host" / "images" / "fs"
-        if store.is_mount():
-            await run("umount", store)
+        for part in ("images", "builds"):
+            store = directory / "data" / "host" / part / "fs"
+            if store.is_mount():
+                await run("umount", store)
         shutil.rmtree(directory, ignore_errors=True)
 
 

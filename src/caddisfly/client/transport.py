@@ -47,12 +47,13 @@ class Target:
 
     def arguments(self, call: Call) -> dict[str, Any]:
         """For `httpx`'s `request`, of either kind."""
+        given = {_NONCE: call.nonce, _KEY: call.idempotency_key}
         return {
             "method": call.method,
             "url": self.url(call),
             "params": dict(call.query),
             "json": call.body,
-            "headers": {name: value for name, value in ((_NONCE, call.nonce), (_KEY, call.idempotency_key)) if value},
+            "headers": {name: value for name, value in given.items() if value},
             "timeout": httpx.Timeout(call.answer_s, connect=_CONNECT_S),
         }
 

@@ -73,6 +73,7 @@ class SimulatedComputer:
     """`lose` makes its host unreachable for some seconds."""
 
     runs_programs = False
+    workshop = None
 
     def __init__(
         self, settings: HostSettings, *, fate: Fate, cpus: int, memory_mb: int, lose: Callable[[float], None]
