@@ -1,9 +1,12 @@
 """From a folder on a laptop to an image on the platform: what is sent, how, and what is shown meanwhile.
 
+    recipe       which way to build, and which Dockerfile
     ignore       which files of the folder belong to the build
     context      the folder as an OCI artifact: deterministic packs and an index
-    dockerfile   mistakes found before anything is sent
+    dockerfile   a Dockerfile read line by line
+    stages       what it will do, and mistakes found before anything is sent
     push         what a registry lacks is sent to it
+    delivery     all packs of a folder, several at a time
     credentials  who one is at a registry, as docker knows it
     local        the same build by a builder on this computer
     display      steps as they go, and the failing one again at the end
