@@ -382,6 +382,14 @@ async def test_regions(fly: httpx.AsyncClient) -> None:
     assert isinstance(reply.json()["Regions"][0]["capacity"], int)
 
 
+async def test_where_the_registry_is(api: Api, fly: httpx.AsyncClient) -> None:
+    assert (await fly.get("/v1/platform/registry")).status_code == 404
+    place = {"domain": "example.com", "registry_public_url": "https://registry.example.com"}
+    api.control.settings = api.settings.model_copy(update=place)
+    reply = await fly.get("/v1/platform/registry")
+    assert reply.json() == {"host": "registry.example.com", "url": "https://registry.example.com"}
+
+
 async def test_an_idempotency_key_makes_one_machine(api: Api, fly: httpx.AsyncClient, host: FakeHost) -> None:
     headers = {"Idempotency-Key": "k1"}
     first = await fly.post(MACHINES, json=NGINX, headers=headers)

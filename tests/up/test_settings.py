@@ -35,6 +35,15 @@ def test_defaults_are_shared_with_every_section(tmp_path: Path) -> None:
     assert settings.control.data_directory == tmp_path / "data" / "control"
 
 
+def test_clients_push_to_the_registry_of_this_box_unless_it_is_said_better(tmp_path: Path) -> None:
+    settings = load(written(tmp_path, "[registry]\nport = 5999\n"), environment={})
+    assert settings.control.registry_public_url == "http://127.0.0.1:5999"
+    settings = load(written(tmp_path, '[registry]\nurl = "http://10.0.0.9:5080"\n'), environment={})
+    assert settings.control.registry_public_url == "http://10.0.0.9:5080"
+    settings = load(written(tmp_path, '[control]\nregistry_public_url = "https://r.example.com"\n'), environment={})
+    assert settings.control.registry_public_url == "https://r.example.com"
+
+
 def test_what_is_made_once_stays_and_is_private(tmp_path: Path) -> None:
     first, second = (load(written(tmp_path, ""), environment={}) for _ in range(2))
     assert first.bus_token == second.bus_token

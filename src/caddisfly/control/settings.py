@@ -57,6 +57,11 @@ class ControlSettings(BaseModel):
         description="As in [platform]: an image of registry.<domain> or registry.fly.io belongs to the app it names. "
         "Empty: there is no such registry.",
     )
+    registry_public_url: str = Field(
+        default="",
+        description="URL at which clients push images and folders to build. Default: the registry's own address, for "
+        "those who work on this box; for others the edge leads https://registry.<domain> to it. Empty: there is none.",
+    )
     bid_timeout_s: float = Field(
         default=2.0,
         gt=0,

@@ -158,12 +158,13 @@ def load(config: Path | None = None, *, environment: Mapping[str, str] | None = 
     sources.check()
     token = bus.token.get_secret_value() or identity.bus_token(platform.data_dir)
     shared = _shared(platform, bus, token)
-    control = _parse(ControlSettings, "control", sources, {**shared, "data_directory": platform.data_dir / "control"})
     host = _parse(HostSettings, "host", sources, {**shared, "data_dir": platform.data_dir / "host"})
     store = (host.data_dir if host else platform.data_dir / "host") / "images" / "fs"
     registry = _parse(RegistrySettings, "registry", sources, {**shared, "store": store})
     if registry:
         shared |= {"registry_url": registry.url, "registry_address": registry.address}
+        shared["registry_public_url"] = registry.url or f"http://{registry.address}"
+    control = _parse(ControlSettings, "control", sources, {**shared, "data_directory": platform.data_dir / "control"})
     images = _parse(ImageSettings, "images", sources, shared)
     edge = _parse(EdgeSettings, "edge", sources, {**shared, "data_dir": platform.data_dir / "edge"})
     sources.check()

@@ -9,7 +9,9 @@ from fastapi import APIRouter, Depends, Request, Response
 from caddisfly.control.placement.market import nobody
 from caddisfly.control.rest import shapes, wire
 from caddisfly.control.rest.reach import Caller, Parts, authenticated
+from caddisfly.model import registry
 from caddisfly.model.config import Config
+from caddisfly.model.errors import NotFound
 from caddisfly.model.region import region_named
 
 router = APIRouter(
@@ -51,6 +53,15 @@ async def list_regions(control: Parts) -> Response:
             "Nearest": local if local in free_mb or not regions else regions[0].code,
         }
     )
+
+
+@router.get("/registry", name="Platform_registry", responses=shapes.gives(shapes.RegistryReply), response_model=None)
+async def show_registry(control: Parts) -> Response:
+    """The platform's own registry: what images of it are called, and where clients push. Not in Fly's API."""
+    settings = control.settings
+    if not settings.domain or not settings.registry_public_url:
+        raise NotFound("this platform has no registry")
+    return wire.reply({"host": registry.host_name(settings.domain), "url": settings.registry_public_url})
 
 
 @router.post(

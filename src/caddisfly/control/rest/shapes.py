@@ -261,6 +261,11 @@ class RegionsReply(Given):
     Nearest: str
 
 
+class RegistryReply(Given):
+    host: str
+    url: str
+
+
 class PlacementReply(Given):
     Region: str
     Count: int
