@@ -13,13 +13,14 @@ from caddisfly.cli.group import group
 
 def build() -> typer.Typer:
     """The laptop's commands. The composition root adds the operator's."""
-    from caddisfly.cli import apps, auth, logs, machine, tokens
+    from caddisfly.cli import apps, auth, build, logs, machine, tokens
 
     program = group("Fly.io's platform in a house of your own.")
     program.add_typer(machine.build(), name="machine")
     program.add_typer(machine.build(), name="machines", hidden=True)
     program.add_typer(machine.build(), name="m", hidden=True)
     program.add_typer(apps.build(), name="apps")
+    program.command("build")(build.build)
     program.command("logs")(logs.logs)
     program.add_typer(auth.build(), name="auth")
     program.add_typer(tokens.build(), name="tokens")

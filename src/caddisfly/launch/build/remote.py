@@ -1,0 +1,134 @@
+"""A build on a host of the platform: started, followed, cancelled.
+
+The log is read page by page from an offset, so a connection that breaks costs nothing: the next page begins where the
+last one ended. Only an answer that is final ends the following, or nobody answering for a long time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+from caddisfly.client import Client, NotFoundError, RetryableError
+from caddisfly.client.calls import Call, Json
+from caddisfly.launch.build.display import Display
+from caddisfly.model.errors import FailedPrecondition
+
+ENDED = frozenset(("done", "failed", "cancelled", "interrupted"))
+_PATIENCE_S = 300.0
+_PAUSE_S = 0.5
+_MOST_PAUSE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is to be built. `context` is the digest of its manifest, `dockerfile` what messages call it."""
+
+    context: str
+    dockerfile: str
+    tag: str
+    target: str = ""
+    args: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    no_cache: bool = False
+
+    def body(self) -> Json:
+        return {
+            "context": self.context,
+            "dockerfile": self.dockerfile,
+            "tag": self.tag,
+            "target": self.target,
+            "args": dict(self.args),
+            "labels": dict(self.labels),
+            "secrets": dict(self.secrets),
+            "no_cache": self.no_cache,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryPlace:
+    """`host` is how images name it, `url` where it is asked."""
+
+    host: str
+    url: str
+
+
+def registry(client: Client) -> RegistryPlace:
+    """The platform's registry. Raises `FailedPrecondition` when it has none."""
+    try:
+        found = client.send(Call(method="GET", path="/v1/platform/registry"))
+        return RegistryPlace(str(found["host"]), str(found["url"]))
+    except (NotFoundError, KeyError) as error:
+        raise FailedPrecondition(
+            "this platform does not say where its registry is",
+            why="it has none, or is older than these commands",
+            next="build here instead: caddis build --local-only",
+        ) from error
+
+
+class Builds:
+    """Those of one app."""
+
+    def __init__(self, client: Client, app: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._client = client
+        self._path = f"/v1/apps/{quote(app, safe='')}/builds"
+        self._sleep = sleep
+
+    def start(self, order: Order) -> Json:
+        return _object(self._client.send(Call(method="POST", path=self._path, body=order.body())))
+
+    def get(self, id: str) -> Json:
+        return _object(self._client.send(Call(method="GET", path=self._one(id))))
+
+    def cancel(self, id: str) -> Json:
+        return _object(self._client.send(Call(method="POST", path=self._one(id, "cancel"))))
+
+    def follow(self, id: str, display: Display) -> Json:
+        """Show it until it has ended, and return what it is then. Ctrl-C cancels it on the host."""
+        try:
+            return self._follow(id, display)
+        except KeyboardInterrupt:
+            display.say(f"Cancelling build {id}")
+            self.cancel(id)
+            raise
+
+    def _follow(self, id: str, display: Display) -> Json:
+        offset, silent_since, tries = 0, 0.0, 0
+        while True:
+            try:
+                page = self._page(id, offset)
+                build = None if page["lines"] else self.get(id)
+            except RetryableError as error:
+                tries += 1
+                now = time.monotonic()
+                silent_since = silent_since or now
+                if now - silent_since > _PATIENCE_S:
+                    raise
+                if tries == 1:
+                    display.say(f"The connection broke ({error.text}); the build goes on, and so does this")
+                self._sleep(max(error.retry_after_s, min(_MOST_PAUSE_S, _PAUSE_S * 2 ** min(tries, 6))))
+                continue
+            silent_since, tries = 0.0, 0
+            for line in page["lines"]:
+                display.feed(line)
+            offset = max(offset, int(page.get("next_offset") or 0))
+            if build is not None:
+                if build.get("state") in ENDED:
+                    return build
+                display.doing("Waiting for its turn" if build.get("state") == "queued" else "Building")
+
+    def _page(self, id: str, offset: int) -> Json:
+        """The server holds an empty page for a while."""
+        call = Call(method="GET", path=self._one(id, "logs"), query={"offset": str(offset), "wait": "20"})
+        page = _object(self._client.send(call))
+        return {**page, "lines": list(page.get("lines") or ())}
+
+    def _one(self, id: str, action: str = "") -> str:
+        return f"{self._path}/{quote(id, safe='')}" + (f"/{action}" if action else "")
+
+
+def _object(reply: object) -> Json:
+    return reply if isinstance(reply, dict) else {}
