@@ -43,8 +43,8 @@ def output(message: str) -> dict[str, Any]:
     return {"kind": "output", "message": message}
 
 
-def page(offset: int, *lines: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    return 200, {"lines": list(lines), "next_offset": offset}
+def page(offset: int, *lines: dict[str, Any], ended: bool = False) -> tuple[int, dict[str, Any]]:
+    return 200, {"lines": list(lines), "next_offset": offset, "state": "running", "ended": ended}
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def platform(api: Api, push_registry: PushRegistry, monkeypatch: pytest.MonkeyPa
     api.on("GET", "/v1/platform/registry", (200, {"host": "registry.localhost", "url": push_registry.url}))
     api.on("POST", BUILDS, (201, build("queued")))
     first = page(120, step("started", 1, "FROM alpine"), step("ended", 1, "FROM alpine", cached=True))
-    api.on("GET", LOGS, first, page(120))
+    api.on("GET", LOGS, first, page(120), page(120, ended=True))
     api.on("GET", f"{BUILDS}/b1", (200, DONE))
     return api
 
@@ -169,7 +169,7 @@ def test_a_large_context_warns_with_its_biggest_files(platform: Api, project: Pa
 
 def test_a_step_that_fails_is_shown_again_with_its_last_lines(platform: Api, project: Path, caddis: Caddis) -> None:
     lines = [step("started", 2, "RUN make"), *(output(f"line {number}") for number in range(30))]
-    platform.on("GET", LOGS, page(900, *lines, step("ended", 2, "RUN make", exit_code=2)), page(900))
+    platform.on("GET", LOGS, page(900, *lines, step("ended", 2, "RUN make", exit_code=2)), page(900, ended=True))
     failure = {"what": "step 2/2 failed: RUN make", "why": "exit status 2", "next": "look at what it printed above"}
     platform.on("GET", f"{BUILDS}/b1", (200, build("failed", failure=failure)))
     outcome = caddis("build")
@@ -183,10 +183,10 @@ def test_a_step_that_fails_is_shown_again_with_its_last_lines(platform: Api, pro
 def test_a_connection_that_breaks_is_gone_on_with(platform: Api, project: Path, caddis: Caddis) -> None:
     offsets: list[str] = []
 
-    def logs(offset: int, *lines: dict[str, Any]) -> Callable[[Request], Any]:
+    def logs(offset: int, *lines: dict[str, Any], ended: bool = False) -> Callable[[Request], Any]:
         def answer(request: Request) -> Any:
             offsets.append(request.query["offset"])
-            return page(offset, *lines)
+            return page(offset, *lines, ended=ended)
 
         return answer
 
@@ -197,7 +197,7 @@ def test_a_connection_that_breaks_is_gone_on_with(platform: Api, project: Path, 
         *["drop"] * 6,
         (503, {"error": "unavailable"}),
         logs(20, output("two")),
-        logs(20),
+        logs(20, ended=True),
     )
     outcome = caddis("build")
     assert outcome.code == 0, outcome.err
@@ -216,6 +216,13 @@ def test_a_build_that_a_host_lost_is_run_again(platform: Api, project: Path, cad
     assert posts[0].body == posts[1].body
     platform.on("GET", f"{BUILDS}/b1", (200, build("interrupted")))
     assert "the host stopped in the middle of the build" in caddis("build").err
+
+
+def test_a_start_whose_answer_is_lost_makes_one_build(platform: Api, project: Path, caddis: Caddis) -> None:
+    platform.on("POST", BUILDS, "drop", (201, build("queued")))
+    assert caddis("build").code == 0
+    first, second = platform.asked(BUILDS)
+    assert first.headers["idempotency-key"] == second.headers["idempotency-key"] != ""
 
 
 def test_one_that_was_cancelled_elsewhere(platform: Api, project: Path, caddis: Caddis) -> None:

@@ -28,6 +28,8 @@ class Call:
     nonce: str = ""
     """Of the Lease under which it is made; empty without one."""
     answer_s: float = 60.0
+    idempotency_key: str = ""
+    """Makes it one deed however often it is sent. Only for calls whose server knows such keys."""
     logs: bool = False
     """Whether it goes to the server of logs, which on Fly is another one."""
 

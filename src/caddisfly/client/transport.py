@@ -1,7 +1,8 @@
 """What both clients share: where to send, as whom, what an answer means, and when to try again.
 
 Retries follow fly-go: a read is sent again after 502, 503, 429 or a broken connection; anything else only when the
-connection was never made, because nobody can know whether a lost answer was a done deed.
+connection was never made, because nobody can know whether a lost answer was a done deed; unless the call has a key
+by which the server knows.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from caddisfly.client.calls import Call
 FLY = "https://api.machines.dev"
 _FLY_LOGS = "https://api.fly.io"
 _NONCE = "fly-machine-lease-nonce"
+_KEY = "idempotency-key"
 _AGAIN = (429, 502, 503)
 _CONNECT_S = 10.0
 
@@ -50,7 +52,7 @@ class Target:
             "url": self.url(call),
             "params": dict(call.query),
             "json": call.body,
-            "headers": {_NONCE: call.nonce} if call.nonce else {},
+            "headers": {name: value for name, value in ((_NONCE, call.nonce), (_KEY, call.idempotency_key)) if value},
             "timeout": httpx.Timeout(call.answer_s, connect=_CONNECT_S),
         }
 
@@ -60,7 +62,7 @@ class Target:
             return None
         unsent = isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout)
         again = isinstance(error, errors.ConnectionFailed) or error.status_code in _AGAIN
-        if not unsent and not (again and call.method == "GET"):
+        if not unsent and not (again and (call.method == "GET" or call.idempotency_key)):
             return None
         pause_s: float = self.pause_s * 2**attempt * random.uniform(0.5, 1.0)
         return max(error.retry_after_s, pause_s)

@@ -14,9 +14,10 @@ from urllib.parse import quote
 from caddisfly.client import Client, NotFoundError, RetryableError
 from caddisfly.client.calls import Call, Json
 from caddisfly.launch.build.display import Display
+from caddisfly.model import ids
 from caddisfly.model.errors import FailedPrecondition
 
-ENDED = frozenset(("done", "failed", "cancelled", "interrupted"))
+_HELD_S = 20
 _PATIENCE_S = 300.0
 _PAUSE_S = 0.5
 _MOST_PAUSE_S = 10.0
@@ -78,7 +79,9 @@ class Builds:
         self._sleep = sleep
 
     def start(self, order: Order) -> Json:
-        return _object(self._client.send(Call(method="POST", path=self._path, body=order.body())))
+        """Sent again when the answer is lost: the key makes it one build."""
+        call = Call(method="POST", path=self._path, body=order.body(), idempotency_key=ids.ulid())
+        return _object(self._client.send(call))
 
     def get(self, id: str) -> Json:
         return _object(self._client.send(Call(method="GET", path=self._one(id))))
@@ -100,7 +103,7 @@ class Builds:
         while True:
             try:
                 page = self._page(id, offset)
-                build = None if page["lines"] else self.get(id)
+                build = self.get(id) if page.get("ended") else None
             except RetryableError as error:
                 tries += 1
                 now = time.monotonic()
@@ -112,19 +115,17 @@ class Builds:
                 self._sleep(max(error.retry_after_s, min(_MOST_PAUSE_S, _PAUSE_S * 2 ** min(tries, 6))))
                 continue
             silent_since, tries = 0.0, 0
-            for line in page["lines"]:
+            for line in page.get("lines") or ():
                 display.feed(line)
             offset = max(offset, int(page.get("next_offset") or 0))
             if build is not None:
-                if build.get("state") in ENDED:
-                    return build
-                display.doing("Waiting for its turn" if build.get("state") == "queued" else "Building")
+                return build
+            display.doing("Waiting for its turn" if page.get("state") == "queued" else "Building")
 
     def _page(self, id: str, offset: int) -> Json:
         """The server holds an empty page for a while."""
-        call = Call(method="GET", path=self._one(id, "logs"), query={"offset": str(offset), "wait": "20"})
-        page = _object(self._client.send(call))
-        return {**page, "lines": list(page.get("lines") or ())}
+        query = {"offset": str(offset), "wait": str(_HELD_S)}
+        return _object(self._client.send(Call(method="GET", path=self._one(id, "logs"), query=query)))
 
     def _one(self, id: str, action: str = "") -> str:
         return f"{self._path}/{quote(id, safe='')}" + (f"/{action}" if action else "")
