@@ -1,4 +1,4 @@
 """Launch: what happens on a laptop, on top of `client`: fly.toml, detection, Dockerfiles, deploys, scale.
 
-Empty until Launch is built; the rule that it never imports the platform is checked from today.
+It never imports the platform, which is checked. `build/` is there; the rest is not yet.
 """

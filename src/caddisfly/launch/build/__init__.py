@@ -8,6 +8,8 @@
     push         what a registry lacks is sent to it
     delivery     all packs of a folder, several at a time
     credentials  who one is at a registry, as docker knows it
+    remote       the build on a host: started, followed, cancelled
+    image        all of it, the whole way
     local        the same build by a builder on this computer
     display      steps as they go, and the failing one again at the end
 
