@@ -288,3 +288,32 @@ async def test_deploy_tokens_of_an_app(api: Api, ask: Ask) -> None:
     assert await ask("apps.deploy_tokens", "x") == [{"id": "1"}]
     await ask("apps.revoke_deploy_token", "x", "1")
     assert api.seen[-1].method == "DELETE"
+
+
+async def test_builds_of_an_app(api: Api, ask: Ask) -> None:
+    api.on("GET", "/v1/apps/x/builds", (200, {"builds": [{"id": "b"}]}))
+    api.on("POST", "/v1/apps/x/builds", (201, {"id": "b"}))
+    api.on("GET", "/v1/apps/x/builds/b", (200, {"id": "b"}))
+    api.on("POST", "/v1/apps/x/builds/b/cancel", (200, {"state": "cancelled"}))
+    assert await ask("builds.list", "x") == [{"id": "b"}]
+    assert (await ask("builds.start", "x", "sha256:0", args={"A": "1"}, idempotency_key="k"))["id"] == "b"
+    assert api.seen[-1].body == {
+        "context": "sha256:0",
+        "tag": "latest",
+        "dockerfile": "Dockerfile",
+        "args": {"A": "1"},
+    }
+    assert api.seen[-1].headers["idempotency-key"] == "k"
+    assert (await ask("builds.get", "x", "b"))["id"] == "b"
+    assert (await ask("builds.cancel", "x", "b"))["state"] == "cancelled"
+
+
+async def test_a_build_log_is_followed_page_by_page(api: Api) -> None:
+    pages = [{"lines": [{"message": "one"}], "next_offset": 9, "ended": False}]
+    pages += [{"lines": [], "next_offset": 9, "ended": True}]
+    api.on("GET", "/v1/apps/x/builds/b/logs", *((200, page) for page in pages), *((200, page) for page in pages))
+    with Client(api.url) as client:
+        assert [line["message"] for line in client.builds.follow("x", "b")] == ["one"]
+    assert api.seen[-1].query["offset"] == "9"
+    async with AsyncClient(api.url) as client:
+        assert [line["message"] async for line in client.builds.follow("x", "b")] == ["one"]

@@ -18,10 +18,12 @@ from caddisfly.bus import contract
 from caddisfly.bus.catalog import HostEntry, Publication
 from caddisfly.bus.connection import Bus
 from caddisfly.bus.rpc import Dispatcher
+from caddisfly.host.builds.build import Build
 from caddisfly.model import ids, states
 from caddisfly.model.config import Config
-from caddisfly.model.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound, Problem
+from caddisfly.model.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound, Problem, Unimplemented
 from caddisfly.model.machine import ImageRef, Machine, rfc3339, wall_ms
+from tests.builds.factories import a_build
 from tests.conftest import eventually
 
 
@@ -42,6 +44,9 @@ class FakeHost:
         """Cleared, calls are acted upon and not answered."""
         self.answering.set()
         self.bids = True
+        self.builds: dict[str, Build] = {}
+        self.build_lines: list[dict[str, Any]] = []
+        self.builds_here = True
         self._dispatcher = Dispatcher()
         self._publication = Publication(self.bus, owner=self.id, owns=self._owns, every_s=5)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -57,6 +62,11 @@ class FakeHost:
             (contract.DESTROY_MACHINE, self.destroy),
             (contract.EXEC_MACHINE, self.exec),
             (contract.READ_LOGS, self.read_logs),
+            (contract.START_BUILD, self.start_build),
+            (contract.SHOW_BUILD, self.show_build),
+            (contract.LIST_BUILDS, self.list_builds),
+            (contract.CANCEL_BUILD, self.cancel_build),
+            (contract.READ_BUILD_LOG, self.read_build_log),
         ):
             self._dispatcher.handle(method, self._told(method.name, handler))  # type: ignore[type-var]
 
@@ -296,6 +306,51 @@ class FakeHost:
 
     async def read_logs(self, call: contract.ReadLogs) -> contract.LogLines:
         return contract.LogLines(lines=tuple(self.lines.get(call.machine_id, [])[-call.limit :]))
+
+    async def start_build(self, call: contract.StartBuild) -> contract.BuildReply:
+        if not self.builds_here:
+            raise Unimplemented("this host does not build")
+        if call.build_id not in self.builds:
+            build = a_build(
+                id=call.build_id,
+                app_id=call.app.id,
+                app_name=call.app.name,
+                org_id=call.app.org_id,
+                context=call.context,
+                tag=call.tag,
+                args=call.args,
+                secret_names=tuple(call.secrets),
+            )
+            self.builds[build.id] = build
+        return contract.BuildReply(build=self.builds[call.build_id].to_wire())
+
+    async def show_build(self, call: contract.BuildCall) -> contract.BuildReply:
+        return contract.BuildReply(build=self._build(call).to_wire())
+
+    async def list_builds(self, call: contract.ListBuilds) -> contract.BuildList:
+        found = [build.to_wire() for build in self.builds.values() if build.app_id == call.app_id]
+        return contract.BuildList(builds=tuple(found))
+
+    async def cancel_build(self, call: contract.BuildCall) -> contract.BuildReply:
+        build = self._build(call)
+        self.builds[build.id] = build if build.ended else build.cancel(wall_ms())
+        return contract.BuildReply(build=self.builds[build.id].to_wire())
+
+    async def read_build_log(self, call: contract.ReadBuildLog) -> contract.BuildLogPage:
+        build = self._build(call)
+        lines = self.build_lines[call.offset :]
+        return contract.BuildLogPage(
+            lines=tuple(lines),
+            next_offset=call.offset + len(lines),
+            state=build.state,
+            ended=build.ended and not lines,
+        )
+
+    def _build(self, call: contract.BuildCall) -> Build:
+        build = self.builds.get(call.build_id)
+        if build is None or build.app_id != call.app_id:
+            raise NotFound("build not found")
+        return build
 
     def _running(self, machine_id: str) -> Machine:
         machine = self._get(machine_id)

@@ -33,7 +33,7 @@ IMAGE = "faults/busybox:1"
 POOL = "10.213.0.0/16"
 APP = "web"
 SERVE = "mkdir -p /tmp/www && echo -n served > /tmp/www/index.html && exec httpd -f -p '[::]:8080' -h /tmp/www"
-PARTS = ("bus", "control", "agent", "edge@0", "edge@1")
+PARTS = ("bus", "control", "agent", "registry", "edge@0", "edge@1")
 
 
 class Platform:
@@ -45,12 +45,13 @@ class Platform:
         self.directory.chmod(0o755)
         self.data_dir, self.run_dir = self.directory / "data", self.directory / "run"
         self.stack = ExitStack()
-        self.ports = {name: free_port() for name in ("bus", "control", "edge")}
+        self.ports = {name: free_port() for name in ("bus", "control", "registry", "edge")}
         self.file = self.directory / "caddisfly.toml"
         self.file.write_text(
             f'[platform]\ndata_dir = "{self.data_dir}"\nrun_dir = "{self.run_dir}"\nedge_workers = 2\n'
             f"[bus]\nport = {self.ports['bus']}\n"
             f"[control]\nlisten_port = {self.ports['control']}\n"
+            f"[registry]\nport = {self.ports['registry']}\n"
             f'[edge]\nhttp_listen = ["127.0.0.1:{self.ports["edge"]}"]\ndrain_timeout_s = 2\n'
             f'[images]\nstore_size_gb = 4\n[host]\nipv4_pool = "{POOL}"\nroot_size_mb = 64\nstop_grace_s = 0.5\n'
         )

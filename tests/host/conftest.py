@@ -60,12 +60,14 @@ class RunningAgent:
 
     def start(self, *, die_at: str = "") -> None:
         """Start and wait until it answers. `die_at`, `before:<step>` or `after:<step>`, is where it is to be killed."""
-        record = self.settings.model_dump(mode="json") | {"bus_token": self.nats.token}
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, json.dumps(record), die_at], stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen(self.command(die_at=die_at), stdout=log, stderr=log)
         asyncio.run(eventually(self._ready, timeout_s=60))
+
+    def command(self, *, die_at: str = "") -> list[str]:
+        """What starts the process."""
+        record = self.settings.model_dump(mode="json") | {"bus_token": self.nats.token}
+        return [sys.executable, "-c", _PROGRAM, json.dumps(record), die_at]
 
     async def _ready(self) -> bool:
         assert self.process is not None

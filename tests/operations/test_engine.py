@@ -53,7 +53,7 @@ class NullImages:
     roots: NullRoots
     errors: list[Problem] = field(default_factory=list)
 
-    async def resolve(self, reference: str) -> ResolvedImage:
+    async def resolve(self, reference: str, *, organization: str = "") -> ResolvedImage:
         if self.errors:
             raise self.errors.pop(0)
         return ResolvedImage(Reference.parse("nginx"), "sha256:0", "sha256:0", ImageConfig(cmd=("/bin/app",)), ())

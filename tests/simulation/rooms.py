@@ -347,7 +347,7 @@ class SimImages(_Room):
     async def close(self) -> None:
         await asyncio.sleep(0)
 
-    async def resolve(self, reference: str) -> ResolvedImage:
+    async def resolve(self, reference: str, *, organization: str = "") -> ResolvedImage:
         return _IMAGE
 
     async def fetch(self, image: ResolvedImage) -> Image:

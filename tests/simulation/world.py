@@ -64,6 +64,7 @@ class SimComputer:
     """What an agent is built on: the rooms of the world."""
 
     runs_programs = False
+    workshop = None
 
     def __init__(self, world: World) -> None:
         self._world = world

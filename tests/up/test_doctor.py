@@ -41,6 +41,7 @@ def test_it_looks_and_leaves_nothing(tmp_path: Path) -> None:
     file = tmp_path / "caddisfly.toml"
     file.write_text(
         f'[platform]\ndata_dir = "{tmp_path}/data"\nrun_dir = "{tmp_path}/run"\n[bus]\nport = {free_port()}\n'
+        f"[registry]\nport = {free_port()}\n"
         f'[control]\nlisten_port = {free_port()}\n[edge]\nhttp_listen = ["127.0.0.1:{free_port()}"]\n'
     )
     program = typer.Typer()

@@ -25,11 +25,12 @@ class Box:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.run_dir = directory / "run"
-        self.ports = {name: free_port() for name in ("bus", "control", "edge")}
+        self.ports = {name: free_port() for name in ("bus", "control", "registry", "edge")}
         self.file = directory / "caddisfly.toml"
         self.file.write_text(
             f'[platform]\ndata_dir = "{directory}/data"\nrun_dir = "{self.run_dir}"\nedge_workers = 2\n'
             f"[bus]\nport = {self.ports['bus']}\n[control]\nlisten_port = {self.ports['control']}\n"
+            f"[registry]\nport = {self.ports['registry']}\n"
             f'[edge]\nhttp_listen = ["127.0.0.1:{self.ports["edge"]}"]\n[images]\nstore_size_gb = 2\n'
         )
 
@@ -67,7 +68,7 @@ def box(tmp_path: Path) -> Iterator[Box]:
 def test_up_status_and_down(box: Box) -> None:
     up = box.caddis("up", "--detach")
     assert up.returncode == 0, up.stderr
-    for part in ("bus", "control", "agent", "edge@0", "edge@1"):
+    for part in ("bus", "control", "agent", "registry", "edge@0", "edge@1"):
         assert f"{part:<8} ready in" in up.stderr
 
     found = box.status()
@@ -115,7 +116,7 @@ def test_a_wrong_setting_starts_nothing(box: Box) -> None:
         file.write("[host]\nruntim = 'runc'\n")
     up = box.caddis("up", "-d")
     assert up.returncode == 2
-    assert "caddisfly.toml:14: unknown key 'runtim' in [host]; did you mean 'runtime'?" in up.stderr.replace(
+    assert "caddisfly.toml:16: unknown key 'runtim' in [host]; did you mean 'runtime'?" in up.stderr.replace(
         "\n       ", ""
     )
     box.file.write_text(box.file.read_text().replace("runtim =", "runtime ="))

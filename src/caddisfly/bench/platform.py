@@ -48,10 +48,11 @@ async def platform() -> AsyncIterator[Platform]:
     # A short path that any uid may traverse: roots of Machines and Unix sockets live below it.
     directory = Path(tempfile.mkdtemp(prefix="caddis-bench-"))
     directory.chmod(0o755)
-    bus, control, edge = _free_port(), _free_port(), _free_port()
+    bus, control, registry, edge = _free_port(), _free_port(), _free_port(), _free_port()
     config = directory / "caddisfly.toml"
     config.write_text(
         f'[platform]\ndata_dir = "{directory}/data"\nrun_dir = "{directory}/run"\n'
+        f"[registry]\nport = {registry}\n"
         f'[bus]\nport = {bus}\n[control]\nlisten_port = {control}\n[edge]\nhttp_listen = ["127.0.0.1:{edge}"]\n'
         '[images]\nstore_size_gb = 8\n[host]\nipv4_pool = "10.212.0.0/16"\n'
         "memory_overcommit = 4\ncpu_overcommit = 16\n"  # for the two hundred that idle

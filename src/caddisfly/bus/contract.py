@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from caddisfly.bus.rpc import Method
 
@@ -211,6 +211,68 @@ class RemoveImage(Message):
     name: str
 
 
+class StartBuild(Message):
+    """`build_id` is chosen by control: sending the same start twice makes one build.
+
+    `context` is the digest of the context's manifest in the app's repository. `secrets` and `token`, with which the
+    result is pushed, are never kept: whoever receives this must not log it, and one that cannot be read is not shown.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    build_id: str
+    app: AppRecord
+    context: str
+    dockerfile: str = "Dockerfile"
+    target: str = ""
+    args: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    secrets: dict[str, str] = Field(default={}, repr=False)
+    no_cache: bool = False
+    tag: str = "latest"
+    token: str = Field(default="", repr=False)
+
+
+class BuildCall(Message):
+    """A build of this app, and of no other."""
+
+    build_id: str
+    app_id: str
+
+
+class ListBuilds(Message):
+    app_id: str
+
+
+class BuildReply(Message):
+    """`build` is as the API shows it. `ahead` is how many wait before it."""
+
+    build: dict[str, Any]
+    ahead: int = 0
+
+
+class BuildList(Message):
+    """Newest first."""
+
+    builds: tuple[dict[str, Any], ...]
+
+
+class ReadBuildLog(BuildCall):
+    """Lines from an offset on. When there are none yet, the answer is held until there are, `wait_s` at most."""
+
+    offset: int = 0
+    wait_s: float = 0
+
+
+class BuildLogPage(Message):
+    """`ended`: nothing comes after these."""
+
+    lines: tuple[dict[str, Any], ...]
+    next_offset: int
+    state: str
+    ended: bool
+
+
 class HostStatus(Message):
     """What the agent says of itself, for `caddis status`."""
 
@@ -289,6 +351,12 @@ READ_LOGS = Method("machine.logs", ReadLogs, LogLines, 10)
 WAKE_MACHINE = Method("machine.wake", MachineCall, MachineReply, 30)
 """Starts a Machine if it needs starting and answers once it is `started`. Many callers share one start."""
 
+START_BUILD = Method("build.start", StartBuild, BuildReply, 10)
+SHOW_BUILD = Method("build.show", BuildCall, BuildReply, 5)
+LIST_BUILDS = Method("build.list", ListBuilds, BuildList, 5)
+CANCEL_BUILD = Method("build.cancel", BuildCall, BuildReply, 30)
+READ_BUILD_LOG = Method("build.log", ReadBuildLog, BuildLogPage, 30)
+
 IMPORT_IMAGE = Method("image.import", ImportImage, ImageReply, 600)
 LIST_IMAGES = Method("image.list", Nothing, ImageList, 10)
 REMOVE_IMAGE = Method("image.remove", RemoveImage, Nothing, 30)
@@ -313,6 +381,11 @@ def host_prefix(host_id: str) -> str:
 def beat_subject(host_id: str) -> str:
     """Heartbeats of a host: an empty message every few seconds."""
     return f"beat.{host_id}"
+
+
+def build_log_subject(*, app: str, build_id: str) -> str:
+    """Live lines of a build: JSON, as in its log file."""
+    return f"builds.{app}.{build_id}"
 
 
 def log_subject(*, app: str, region: str, machine_id: str) -> str:

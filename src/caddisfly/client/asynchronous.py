@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from caddisfly.client import calls
+from caddisfly.client.builds import AsyncBuilds
 from caddisfly.client.calls import Call, Json, LogPage
 from caddisfly.client.errors import ApiError, ConflictError, NotFoundError, RetryableError, TimedOut
 from caddisfly.client.leases import AsyncLeases
@@ -30,6 +31,7 @@ class AsyncClient:
         self.apps = Apps(self)
         self.machines = Machines(self)
         self.logs = Logs(self)
+        self.builds = AsyncBuilds(self)
 
     async def __aenter__(self) -> AsyncClient:
         return self

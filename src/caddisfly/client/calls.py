@@ -27,9 +27,9 @@ class Call:
     inner: str = ""
     nonce: str = ""
     """Of the Lease under which it is made; empty without one."""
+    key: str = ""
+    """By which the server knows a repetition of it; empty without one."""
     answer_s: float = 60.0
-    idempotency_key: str = ""
-    """Makes it one deed however often it is sent. Only for calls whose server knows such keys."""
     logs: bool = False
     """Whether it goes to the server of logs, which on Fly is another one."""
 
@@ -254,6 +254,47 @@ def log_page(reply: Json, before: str) -> LogPage:
     """`before` is the cursor to stay at when this page has none."""
     entries = [entry.get("attributes") or {} for entry in reply.get("data") or ()]
     return LogPage(entries, str((reply.get("meta") or {}).get("next_token") or before))
+
+
+def builds(app: str) -> Call:
+    return Call(method="GET", path=f"{_app(app)}/builds", inner="builds")
+
+
+def build(app: str, id: str) -> Call:
+    return Call(method="GET", path=_build(app, id))
+
+
+def build_body(
+    context: str,
+    *,
+    tag: str,
+    dockerfile: str,
+    target: str,
+    args: Mapping[str, str],
+    labels: Mapping[str, str],
+    secrets: Mapping[str, str],
+    no_cache: bool,
+) -> Json:
+    texts = _given({"context": context, "tag": tag, "dockerfile": dockerfile, "target": target, "no_cache": no_cache})
+    maps = {"args": dict(args), "labels": dict(labels), "secrets": dict(secrets)}
+    return texts | {name: value for name, value in maps.items() if value}
+
+
+def start_build(app: str, body: Json, key: str) -> Call:
+    return Call(method="POST", path=f"{_app(app)}/builds", body=body, key=key)
+
+
+def cancel_build(app: str, id: str) -> Call:
+    return Call(method="POST", path=_build(app, id, "cancel"))
+
+
+def build_log(app: str, id: str, offset: int, wait_s: int) -> Call:
+    query = _given({"offset": str(offset) if offset else "", "wait": str(wait_s) if wait_s else ""})
+    return Call(method="GET", path=_build(app, id, "logs"), query=query)
+
+
+def _build(app: str, id: str, action: str = "") -> str:
+    return f"{_app(app)}/builds/{quote(id, safe='')}" + (f"/{action}" if action else "")
 
 
 def _app(name: str) -> str:

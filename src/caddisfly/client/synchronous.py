@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from caddisfly.client import calls
+from caddisfly.client.builds import Builds
 from caddisfly.client.calls import Call, Json, LogPage
 from caddisfly.client.errors import ApiError, ConflictError, NotFoundError, RetryableError, TimedOut
 from caddisfly.client.leases import Leases
@@ -29,6 +30,7 @@ class Client:
         self.apps = Apps(self)
         self.machines = Machines(self)
         self.logs = Logs(self)
+        self.builds = Builds(self)
 
     def __enter__(self) -> Client:
         return self

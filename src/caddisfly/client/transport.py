@@ -47,12 +47,13 @@ class Target:
 
     def arguments(self, call: Call) -> dict[str, Any]:
         """For `httpx`'s `request`, of either kind."""
+        given = {_NONCE: call.nonce, _KEY: call.key}
         return {
             "method": call.method,
             "url": self.url(call),
             "params": dict(call.query),
             "json": call.body,
-            "headers": {name: value for name, value in ((_NONCE, call.nonce), (_KEY, call.idempotency_key)) if value},
+            "headers": {name: value for name, value in given.items() if value},
             "timeout": httpx.Timeout(call.answer_s, connect=_CONNECT_S),
         }
 
@@ -62,7 +63,7 @@ class Target:
             return None
         unsent = isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout)
         again = isinstance(error, errors.ConnectionFailed) or error.status_code in _AGAIN
-        if not unsent and not (again and (call.method == "GET" or call.idempotency_key)):
+        if not unsent and not (again and (call.method == "GET" or call.key)):
             return None
         pause_s: float = self.pause_s * 2**attempt * random.uniform(0.5, 1.0)
         return max(error.retry_after_s, pause_s)

@@ -13,6 +13,8 @@ import logging
 from caddisfly.bus.connection import Bus
 from caddisfly.bus.projection import CATALOG_WAIT_S, Projection
 from caddisfly.control.auth.access import Verifier
+from caddisfly.control.auth.passes import Passes
+from caddisfly.control.builds import Builds
 from caddisfly.control.deletion import Deletion
 from caddisfly.control.hosts import Hosts
 from caddisfly.control.logs import Logs
@@ -61,7 +63,11 @@ class Control:
         self.publication = AppPublication(self.bus, self.apps, every_s=settings.apps_reload_s)
         self.deletion = Deletion(bus=self.bus, apps=self.apps, machines=self.machines, publication=self.publication)
         self.logs = Logs(self.bus, self.machines, hold_s=settings.log_hold_s)
-        self.repositories = Repositories(self.bus, self.verifier, self.apps, self.machines, domain=settings.domain)
+        passes = Passes(settings.bus_token.get_secret_value())
+        self.builds = Builds(self.machines, self.hosts, passes)
+        self.repositories = Repositories(
+            self.bus, self.verifier, self.apps, self.machines, passes=passes, domain=settings.domain
+        )
         self._migrated = False
         self._keeping: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()

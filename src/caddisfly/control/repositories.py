@@ -10,19 +10,23 @@ from caddisfly.bus import contract
 from caddisfly.bus.connection import Bus
 from caddisfly.bus.rpc import Dispatcher
 from caddisfly.control.auth.access import Access, Verifier
+from caddisfly.control.auth.passes import Pass, Passes
 from caddisfly.control.machines import Machines
 from caddisfly.control.records.apps import Apps
 from caddisfly.model import registry
 from caddisfly.model.app import App
-from caddisfly.model.errors import NotFound, PermissionDenied
+from caddisfly.model.errors import NotFound
 
 
 class Repositories:
     """Serves on the bus from `start` on."""
 
-    def __init__(self, bus: Bus, verifier: Verifier, apps: Apps, machines: Machines, *, domain: str) -> None:
+    def __init__(
+        self, bus: Bus, verifier: Verifier, apps: Apps, machines: Machines, *, passes: Passes, domain: str
+    ) -> None:
         """`domain` empty: there is no registry of the platform's own, only its calls are answered."""
         self._bus, self._verifier, self._apps, self._machines, self._domain = bus, verifier, apps, machines, domain
+        self._passes = passes
         self._dispatcher = Dispatcher()
         self._dispatcher.handle(contract.ASK_ACCESS, self.access)
         self._dispatcher.handle(contract.ASK_NEEDS, self.needs)
@@ -35,7 +39,9 @@ class Repositories:
         await self._dispatcher.close()
 
     async def access(self, request: contract.AskAccess) -> contract.GrantedAccess:
-        """Raises `Unauthenticated` without a usable token."""
+        """Raises `Unauthenticated` without a usable token or pass."""
+        if (pass_ := self._passes.read(request.authorization)) is not None:
+            return await self._by_pass(pass_, request.names)
         access = await self._verifier.verify(request.authorization)
         apps = [app for name in dict.fromkeys(request.names) if (app := await self._reach(access, name)) is not None]
         if request.everything:
@@ -46,6 +52,23 @@ class Repositories:
                 contract.RepositoryAccess(name=app.name, app_id=app.id, org_id=app.organization.id) for app in apps
             )
         )
+
+    async def _by_pass(self, pass_: Pass, names: tuple[str, ...]) -> contract.GrantedAccess:
+        """A build pushes to its own app, and may begin with images of its organization."""
+        granted = []
+        for name in dict.fromkeys(names):
+            try:
+                record = await self._apps.find(name)
+            except NotFound:
+                continue
+            app = record.app
+            if app.organization.id == pass_.org_id and not record.deleting:
+                granted.append(
+                    contract.RepositoryAccess(
+                        name=app.name, app_id=app.id, org_id=pass_.org_id, push=app.id == pass_.app_id
+                    )
+                )
+        return contract.GrantedAccess(repositories=tuple(granted))
 
     async def needs(self, request: contract.AskNeeds) -> contract.RepositoryNeeds:
         try:
@@ -84,8 +107,4 @@ class Repositories:
 
 
 def _reaches(access: Access, app: App) -> bool:
-    try:
-        access.check(app)
-    except PermissionDenied:
-        return False
-    return True
+    return access.reaches(org_id=app.organization.id, app_id=app.id)

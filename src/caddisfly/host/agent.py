@@ -21,6 +21,10 @@ from caddisfly.bus import contract
 from caddisfly.bus.catalog import HOST, MACHINE, HostEntry, Publication
 from caddisfly.bus.connection import Bus
 from caddisfly.bus.rpc import Dispatcher
+from caddisfly.host.builds.buildah import Destination
+from caddisfly.host.builds.builds import Builds
+from caddisfly.host.builds.contexts import Repositories
+from caddisfly.host.builds.settings import BuildSettings
 from caddisfly.host.capacity import free_disk_mb
 from caddisfly.host.checks.checks import Checks
 from caddisfly.host.checks.memory import Memory
@@ -53,7 +57,14 @@ _FORGET_EVERY_S = 60.0
 class Agent:
     """One host. `start` returns when everything that ran before has been found again."""
 
-    def __init__(self, settings: HostSettings, computer: Computer, *, bus: Bus | None = None) -> None:
+    def __init__(
+        self,
+        settings: HostSettings,
+        computer: Computer,
+        *,
+        bus: Bus | None = None,
+        builds: BuildSettings | None = None,
+    ) -> None:
         self._settings = settings
         self._computer = computer
         self._bus = bus or Bus(
@@ -76,6 +87,13 @@ class Agent:
         self._doors = Doors(settings, serve=self._answer_machine, wanted=computer.runs_programs)
         self._calls: Calls | None = None
         self._leases = Leases()
+        self._builds = Builds(
+            host=settings,
+            settings=builds or BuildSettings(),
+            journal=self._journal,
+            carrier=computer.workshop,
+            publish=self._bus.publish,
+        )
 
     async def start(self) -> None:
         settings = self._settings
@@ -108,8 +126,10 @@ class Agent:
             self._doors.follow(machine)
             self._publication.want(f"{MACHINE}.{machine.id}", self._checks.follow(machine).to_record())
         self._doors.sweep(keep=contents.quarantined)
+        await self._builds.start(contents.builds)
         machines.register(self._dispatcher)
         records.register(self._dispatcher)
+        self._builds.register(self._dispatcher)
         self._register()
         self._server = await self._dispatcher.serve_unix(settings.socket)
         self._bus.on_connect(self._serve_bus)
@@ -130,6 +150,7 @@ class Agent:
         if self._server is not None:
             self._server.close()
         await self._dispatcher.close()
+        await self._builds.stop()
         await self._logs.stop()
         await self._publication.stop()
         if self._engine is not None:
@@ -332,13 +353,20 @@ class Agent:
                 log.warning("agent.not_forgotten", extra={"machine": machine.id, "reason": str(problem)})
 
 
-def main(settings: HostSettings, images: ImageSettings | None = None) -> None:
+def main(
+    settings: HostSettings,
+    images: ImageSettings | None = None,
+    *,
+    builds: BuildSettings | None = None,
+    registry: Destination | None = None,
+    repositories: Repositories | None = None,
+) -> None:
     """Run until SIGTERM or SIGINT. Not on uvloop, whose forks of a process of this size take 6 ms and asyncio's 0.7."""
-    asyncio.run(_run(settings, images))
+    computer = ThisComputer(settings, images, builds=builds, registry=registry, repositories=repositories)
+    asyncio.run(_run(Agent(settings, computer, builds=builds)))
 
 
-async def _run(settings: HostSettings, images: ImageSettings | None) -> None:
-    agent = Agent(settings, ThisComputer(settings, images))
+async def _run(agent: Agent) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

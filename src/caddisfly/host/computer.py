@@ -10,12 +10,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
+from caddisfly.host.builds.buildah import Destination
+from caddisfly.host.builds.builds import Carrier
+from caddisfly.host.builds.contexts import Contexts, Repositories
+from caddisfly.host.builds.sandbox import Workshop
+from caddisfly.host.builds.settings import BuildSettings
 from caddisfly.host.capacity import Capacity
 from caddisfly.host.checks.probe import Finding, probe
 from caddisfly.host.drivers.driver import Driver, Sandbox
-from caddisfly.host.drivers.oci.cgroups import has_swap
+from caddisfly.host.drivers.oci.cgroups import ControlGroups, has_swap, layout
 from caddisfly.host.drivers.oci.driver import OciDriver
-from caddisfly.host.guest import compile_sandbox
+from caddisfly.host.guest import compile_sandbox, host_nameservers
 from caddisfly.host.images.image import ImageConfig, ResolvedImage, StoredImage
 from caddisfly.host.images.settings import ImageSettings
 from caddisfly.host.images.store import ImageStore
@@ -80,6 +85,11 @@ class Computer(Protocol):
     @property
     def links(self) -> HostLinks: ...
 
+    @property
+    def workshop(self) -> Carrier | None:
+        """Where builds are carried out, if they are."""
+        ...
+
     async def open(self) -> Driver:
         """Become this computer's one agent. Raises `FailedPrecondition` when there is another."""
         ...
@@ -113,12 +123,28 @@ class ThisComputer:
 
     runs_programs = True
 
-    def __init__(self, settings: HostSettings, images: ImageSettings | None = None) -> None:
+    def __init__(
+        self,
+        settings: HostSettings,
+        images: ImageSettings | None = None,
+        *,
+        builds: BuildSettings | None = None,
+        registry: Destination | None = None,
+        repositories: Repositories | None = None,
+    ) -> None:
+        """Without a `registry`, to which results go, and its `repositories`, where contexts lie, nothing is built."""
         self._settings = settings
         self.capacity = Capacity(settings)
         self.journal = Journal(settings.data_dir / "journal.db")
         self.images = ImageStore(settings.data_dir / "images", settings=images)
         self.links = Network(pool=settings.ipv4_pool)
+        self.workshop = (
+            _workshop(
+                settings, builds or BuildSettings(), images or ImageSettings(), registry, repositories, self.links
+            )
+            if registry is not None and repositories is not None
+            else None
+        )
         self._lock: IO[str] | None = None
 
     async def open(self) -> Driver:
@@ -153,6 +179,27 @@ class ThisComputer:
         self, machine: Machine, *, image: ImageConfig, root: Path, netns: Path, log: Path, settings: HostSettings
     ) -> Sandbox:
         return compile_sandbox(machine, image=image, root=root, netns=netns, log=log, settings=settings)
+
+
+def _workshop(
+    settings: HostSettings,
+    builds: BuildSettings,
+    images: ImageSettings,
+    registry: Destination,
+    repositories: Repositories,
+    network: Network,
+) -> Workshop:
+    return Workshop(
+        run_dir=settings.run_dir,
+        data_dir=settings.data_dir,
+        settings=builds,
+        images=images,
+        network=network,
+        contexts=Contexts(repositories, max_bytes=builds.disk_gb << 30),
+        destination=registry,
+        nameservers=settings.nameservers or host_nameservers(),
+        groups=ControlGroups(layout()),
+    )
 
 
 def _claim() -> IO[str]:

@@ -85,7 +85,7 @@ class Machines:
         config = Config.parse(request.config)
         _refuse_what_is_not_there(config)
         warnings = self._parts.accept(config)
-        image = await self._resolve(config)
+        image = await self._resolve(config, request.app.org_id)
         now = wall_ms()
         machine = Machine(
             id=request.machine_id,
@@ -125,7 +125,7 @@ class Machines:
         config = Config.parse(request.config)
         _refuse_what_is_not_there(config)
         warnings = self._parts.accept(config)
-        image = await self._resolve(config)
+        image = await self._resolve(config, machine.org_id)
         if machine.state in _UP and not request.skip_launch:
             # Said while the version before still runs: afterwards there would be nothing to go back to.
             self._capacity.check(replace(machine, config=config), self._engine.machines.values())
@@ -261,8 +261,8 @@ class Machines:
         lines = await self._logs.read(machine, since_ns=request.since_ns, limit=request.limit)
         return contract.LogLines(lines=tuple(lines))
 
-    async def _resolve(self, config: Config) -> ImageRef:
-        resolved: ResolvedImage = await self._images.resolve(config.image)
+    async def _resolve(self, config: Config, org_id: str) -> ImageRef:
+        resolved: ResolvedImage = await self._images.resolve(config.image, organization=org_id)
         reference = resolved.reference
         return ImageRef(
             registry=reference.registry,

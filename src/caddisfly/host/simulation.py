@@ -73,6 +73,7 @@ class SimulatedComputer:
     """`lose` makes its host unreachable for some seconds."""
 
     runs_programs = False
+    workshop = None
 
     def __init__(
         self, settings: HostSettings, *, fate: Fate, cpus: int, memory_mb: int, lose: Callable[[float], None]
@@ -148,7 +149,7 @@ class SimulatedImages:
     def __init__(self) -> None:
         self.roots = SimulatedRoots()
 
-    async def resolve(self, reference: str) -> ResolvedImage:
+    async def resolve(self, reference: str, *, organization: str = "") -> ResolvedImage:
         wanted = Reference.parse(reference)
         if wanted.tag == MISSING or wanted.repository == REPOSITORY + MISSING:
             raise InvalidArgument(

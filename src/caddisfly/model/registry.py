@@ -17,9 +17,14 @@ def host_name(domain: str) -> str:
     return f"{APP}.{domain}"
 
 
+def names(domain: str) -> tuple[str, ...]:
+    """What it is called, ours first."""
+    return host_name(domain), FLYS
+
+
 def is_ours(registry: str, *, domain: str) -> bool:
     """Whether the registry of an image name, with or without a port, is the platform's."""
-    return registry.partition(":")[0].lower() in (FLYS, host_name(domain))
+    return registry.partition(":")[0].lower() in names(domain)
 
 
 def app_of(image: str, *, domain: str) -> str | None:

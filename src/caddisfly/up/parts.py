@@ -50,8 +50,21 @@ def run(part: str, *, config: Path | None = None) -> None:
 
 def _be_agent(settings: Settings) -> None:
     from caddisfly.host import agent
+    from caddisfly.host.builds.buildah import Destination
+    from caddisfly.host.registry.layout import NAME as REGISTRY
+    from caddisfly.host.registry.layout import Layout
+    from caddisfly.model.registry import names as platform_names
 
-    agent.main(settings.host, settings.images)
+    registry = settings.registry
+    own = Destination(names=platform_names(settings.platform.domain), address=registry.address)
+    agent.main(
+        settings.host,
+        settings.images,
+        builds=settings.builds,
+        # Contexts are read where they lie, so builds are for hosts that have the registry.
+        registry=own if settings.own_registry else None,
+        repositories=Layout(registry.store / REGISTRY),
+    )
 
 
 def _be_registry(settings: Settings) -> None:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from caddisfly.control.settings import ControlSettings
 from caddisfly.edge.settings import EdgeSettings
+from caddisfly.host.builds.settings import BuildSettings
 from caddisfly.host.images.settings import ImageSettings
 from caddisfly.host.registry.settings import RegistrySettings
 from caddisfly.host.settings import HostSettings
@@ -109,6 +110,7 @@ class Settings:
     control: ControlSettings
     host: HostSettings
     images: ImageSettings
+    builds: BuildSettings
     registry: RegistrySettings
     edge: EdgeSettings
     bus: BusSettings
@@ -140,6 +142,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "control": ControlSettings,
     "host": HostSettings,
     "images": ImageSettings,
+    "builds": BuildSettings,
     "registry": RegistrySettings,
     "edge": EdgeSettings,
     "bus": BusSettings,
@@ -158,6 +161,7 @@ def load(config: Path | None = None, *, environment: Mapping[str, str] | None = 
     sources.check()
     token = bus.token.get_secret_value() or identity.bus_token(platform.data_dir)
     shared = _shared(platform, bus, token)
+    builds = _parse(BuildSettings, "builds", sources, {})
     host = _parse(HostSettings, "host", sources, {**shared, "data_dir": platform.data_dir / "host"})
     store = (host.data_dir if host else platform.data_dir / "host") / "images" / "fs"
     registry = _parse(RegistrySettings, "registry", sources, {**shared, "store": store})
@@ -174,6 +178,7 @@ def load(config: Path | None = None, *, environment: Mapping[str, str] | None = 
         control=control,
         host=host,
         images=images,
+        builds=builds,
         registry=registry,
         edge=edge,
         bus=bus,

@@ -12,6 +12,7 @@ from caddisfly import __version__
 from caddisfly.control.control import Control
 from caddisfly.control.rest import (
     apps,
+    builds,
     deploy_tokens,
     failures,
     leases,
@@ -63,6 +64,7 @@ def routes(control: Control, *, lifespan: Any = None) -> FastAPI:
         platform,
         tokens,
         logs,
+        builds,
         pending,
     ):
         app.include_router(module.router)

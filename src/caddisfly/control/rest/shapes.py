@@ -83,6 +83,22 @@ class MetadataBody(Taken):
     machine_version: str = Field(default="", description="Refuse if the machine is at another version.")
 
 
+class StartBuild(Taken):
+    # What is wrong with a secret is not shown with it.
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    context: str = Field(default="", description="Required. Digest of the context's manifest in the app's repository.")
+    dockerfile: str = Field(default="Dockerfile", max_length=4096, description="What messages call the Dockerfile.")
+    target: str = Field(default="", max_length=256, description="Stage to stop at. Empty: the last.")
+    args: dict[str, str] = Field(default={}, description="Values of ARG. They are in the image's history: no secrets.")
+    labels: dict[str, str] = Field(default={}, description="Labels of the image.")
+    secrets: dict[str, str] = Field(
+        default={}, repr=False, description="By id, for RUN --mount=type=secret. Not kept, not in the image."
+    )
+    no_cache: bool = Field(default=False, description="Run every step.")
+    tag: str = Field(default="latest", max_length=128, description="Tag of the image in the app's repository.")
+
+
 class MetadataValue(Taken):
     value: str = ""
 
@@ -274,6 +290,39 @@ class PlacementReply(Given):
 
 class PlacementsReply(Given):
     Regions: list[PlacementReply]
+
+
+class BuildReply(Given):
+    id: str
+    app: str
+    state: str
+    context: str
+    dockerfile: str
+    target: str
+    args: dict[str, str]
+    labels: dict[str, str]
+    secrets: list[str]
+    no_cache: bool
+    tag: str
+    image: str
+    digest: str
+    step: dict[str, Any] | None
+    failure: dict[str, str] | None
+    created_at: str | None
+    started_at: str | None
+    ended_at: str | None
+    ahead: int | None = None
+
+
+class BuildsReply(Given):
+    builds: list[BuildReply]
+
+
+class BuildLogReply(Given):
+    lines: list[dict[str, Any]]
+    next_offset: int
+    state: str
+    ended: bool
 
 
 class LogEntry(Given):

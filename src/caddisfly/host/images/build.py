@@ -22,6 +22,7 @@ from caddisfly.host.images.manifest import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI
 
 Compression = Literal["gzip", "zstd", "none"]
 _SUFFIX: dict[Compression, str] = {"gzip": "+gzip", "zstd": "+zstd", "none": ""}
+_EPOCH = "1970-01-01T00:00:00Z"
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -50,6 +51,9 @@ def write_oci_layout(
         "os": "linux",
         "config": dict(config or {}),
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        # Optional by the specification, and yet buildah takes no image without it as a base, and caches no step
+        # on one without times.
+        "history": [{"created": _EPOCH, "created_by": f"layer {number}"} for number in range(1, len(diff_ids) + 1)],
     }
     manifest = {
         "schemaVersion": 2,

@@ -29,6 +29,7 @@ import shutil
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 
 from caddisfly.host.images.tar import (
     BLOCK_DEVICE,
@@ -92,9 +93,11 @@ class Walker:
 class TreeWriter:
     """Apply entries in the order of the archive, then `finish()`."""
 
-    def __init__(self, root: int, *, max_entries: int) -> None:
+    def __init__(self, root: int, *, max_entries: int, whiteouts: bool = True, owner: int | None = None) -> None:
+        """Without `whiteouts`, `.wh.` is the beginning of a name like any other. `owner` gets everything instead."""
         self._root = root
         self._max_entries = max_entries
+        self._whiteouts, self._owner = whiteouts, owner
         self._walker = Walker(root, writer=self)
         self._sources = Walker(root)
         self._times: dict[tuple[bytes, ...], int] = {}
@@ -111,7 +114,9 @@ class TreeWriter:
             return
         name, shown = parts[-1], entry.shown
         parent = self._walker.open(parts[:-1], shown)
-        if name.startswith(b".wh."):
+        if self._owner is not None:
+            entry = replace(entry, uid=self._owner, gid=self._owner)
+        if self._whiteouts and name.startswith(b".wh."):
             self._whiteout(parent, name, shown)
         elif entry.kind in (CHARACTER, BLOCK_DEVICE):
             self.dropped += 1
@@ -163,6 +168,8 @@ class TreeWriter:
             opaque = _is_whiteout(existing)
             os.unlink(name, dir_fd=parent)
             os.mkdir(name, 0o755, dir_fd=parent)
+        if self._owner is not None:
+            os.chown(name, self._owner, self._owner, dir_fd=parent, follow_symlinks=False)
         if opaque:
             self._mark_opaque(parent, name)
 

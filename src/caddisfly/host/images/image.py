@@ -54,6 +54,8 @@ class ResolvedImage:
     manifest_digest: str
     config: ImageConfig
     layers: tuple[Layer, ...]
+    source: Reference | None = None
+    """Where its layers are to be had, when that is not what its name says."""
     stale: bool = False
     """The registry did not answer and this is the last content it gave for the name."""
 

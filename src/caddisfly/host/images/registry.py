@@ -48,6 +48,7 @@ from caddisfly.host.images.outside import OWN, Frontier, Outside, network_of
 from caddisfly.host.images.reference import DOCKER_HUB, Reference, is_digest
 from caddisfly.host.images.settings import Credentials, ImageSettings
 from caddisfly.model.errors import Final, InvalidArgument, Problem, Unavailable
+from caddisfly.model.registry import not_there
 
 _T = TypeVar("_T")
 _MAX_REDIRECTS = 5
@@ -337,13 +338,7 @@ class RegistryClient:
                 endpoint.registry, endpoint.repository, f"it answers {response.status_code} {code}".strip()
             )
         if response.status_code == 404 and manifest:
-            return InvalidArgument(
-                f"image {what} is not there: MANIFEST_UNKNOWN: manifest unknown",
-                why=f"{endpoint.registry} has no such tag or digest in {endpoint.repository}"
-                + (f" ({code})" if code else ""),
-                next="check the name and the tag, or push the image first",
-                status="manifest_unknown",
-            )
+            return not_there(what, registry=endpoint.registry, repository=endpoint.repository, detail=code)
         return InvalidArgument(
             f"{what} cannot be pulled",
             why=f"registry {endpoint.registry} answers {response.status_code} {code}".strip(),

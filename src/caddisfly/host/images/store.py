@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -26,13 +27,16 @@ from caddisfly.host.images.filesystem import StoreFilesystem
 from caddisfly.host.images.image import Image, Layer, ResolvedImage, StoredImage
 from caddisfly.host.images.layers import LayerStore
 from caddisfly.host.images.names import NameTable
+from caddisfly.host.images.platform import PlatformImages, with_platform
 from caddisfly.host.images.reference import Reference
 from caddisfly.host.images.registry import RegistryClient
 from caddisfly.host.images.resolver import Resolver
 from caddisfly.host.images.rootfs import RootFilesystems
 from caddisfly.host.images.settings import Credentials, ImageSettings
 from caddisfly.host.lock import HeldError, hold
-from caddisfly.model.errors import FailedPrecondition, NotFound, Problem, Unavailable
+from caddisfly.host.registry.layout import NAME as REGISTRY
+from caddisfly.host.registry.layout import Layout
+from caddisfly.model.errors import FailedPrecondition, InvalidArgument, NotFound, Problem, Unavailable
 
 _MIB = 1 << 20
 
@@ -77,9 +81,16 @@ class ImageStore:
             await asyncio.to_thread(self.filesystem.unmount)
         self._unlock()
 
-    async def resolve(self, reference: str, *, credentials: Credentials | None = None) -> ResolvedImage:
-        """What a name means: imported names first, then the registry, then what the registry last said."""
+    async def resolve(
+        self, reference: str, *, organization: str = "", credentials: Credentials | None = None
+    ) -> ResolvedImage:
+        """What a name means: imported names first, then the registry, then what the registry last said.
+
+        `organization` is the id of whoever asks: a name of the platform's own registry means nothing without it.
+        """
         wanted = Reference.parse(reference)
+        if self._platform.names(wanted):
+            return await self._resolve_own(wanted, organization)
         with self._counted(), self._disk_errors(f"store the manifest of {wanted}"):
             return await self._resolver.resolve(
                 wanted, credentials, before_writing=lambda: self._check_room(str(wanted), 0)
@@ -92,7 +103,8 @@ class ImageStore:
             missing = [layer for layer in dict.fromkeys(image.layers) if not self._layers.has(layer.diff_id)]
             if missing:
                 self._check_room(str(image.reference), sum(layer.blob.size for layer in missing))
-                await asyncio.gather(*(self._bring(image.reference, layer, credentials) for layer in missing))
+                source = image.source or image.reference
+                await asyncio.gather(*(self._bring(source, layer, credentials) for layer in missing))
             return Image(image, tuple(self._layers.path(layer.diff_id) for layer in image.layers))
         finally:
             self._fetching.remove(image)
@@ -100,6 +112,12 @@ class ImageStore:
     async def import_archive(self, path: Path, *, name: str) -> ResolvedImage:
         """Take in an OCI layout (directory or tar) or a `docker save` archive under a name."""
         wanted = Reference.parse(name)
+        if self._platform.names(wanted):
+            raise InvalidArgument(
+                f"an image cannot be imported as {wanted}",
+                why="names of the platform's registry belong to apps",
+                next="push it there, or import it under another name",
+            )
         self._check_room(str(wanted), 0)
         try:
             with self._counted(), self._disk_errors(f"import {path.name}"):
@@ -175,9 +193,29 @@ class ImageStore:
         self._blobs = BlobStore(self._base / "blobs", temporary=self._temporary)
         self._layers = LayerStore(self._base / "layers", temporary=self._temporary, settings=self._settings)
         self._names = NameTable(self._base / "names")
-        self._registry = RegistryClient(self._settings, blobs=self._blobs)
+        self._registry = RegistryClient(with_platform(self._settings), blobs=self._blobs)
+        self._platform = PlatformImages(self._settings, Layout(self._base / REGISTRY), self._blobs)
         self._resolver = Resolver(self._names, self._blobs, self._registry, settings=self._settings)
         self.roots = RootFilesystems(self._base, reflink=self.filesystem.reflink)
+
+    async def _resolve_own(self, wanted: Reference, organization: str) -> ResolvedImage:
+        """An image of the platform's registry. What is known by digest is not asked for again."""
+        scoped = self._platform.scoped(wanted, organization)
+        with self._counted(), self._disk_errors(f"store the manifest of {wanted}"):
+            image: ResolvedImage | None = None
+            if wanted.digest and (known := self._resolver.lookup(scoped)) is not None:
+                with suppress(FileNotFoundError):
+                    image = self._resolver.load(scoped, known.digest)
+            if image is None and (digest := await asyncio.to_thread(self._platform.take_in, scoped)):
+                image = self._resolver.load(scoped, digest)
+                await asyncio.to_thread(self._resolver.remember, scoped, digest, origin="registry")
+            if image is None and self._platform.elsewhere:
+                image = await self._resolver.resolve(
+                    scoped, None, before_writing=lambda: self._check_room(str(wanted), 0)
+                )
+            if image is None:
+                raise self._platform.not_there(wanted)
+        return replace(image, reference=wanted.at(image.digest), source=image.reference)
 
     async def _bring(self, reference: Reference, layer: Layer, credentials: Credentials | None) -> None:
         """One layer, however many ask for it at once."""
@@ -205,10 +243,23 @@ class ImageStore:
                         why=f"layer {layer.blob.digest} is gone, and the image was imported from a file",
                         next="import it again",
                     )
-                await self._registry.download(reference, layer.blob, credentials)
+                if not (self._platform.holds(reference) and await self._take_layer(reference, layer)):
+                    await self._registry.download(reference, layer.blob, credentials)
             await self._layers.unpack(self._blobs.path(layer.blob.digest), layer)
             if not self._settings.keep_layer_blobs:
                 self._blobs.remove(layer.blob.digest)
+
+    async def _take_layer(self, reference: Reference, layer: Layer) -> bool:
+        """From the registry on this host. Raises `FailedPrecondition` when it is not there, nor can be elsewhere."""
+        if await asyncio.to_thread(self._platform.take_blob, reference, layer.blob.digest):
+            return True
+        if self._platform.elsewhere:
+            return False
+        raise FailedPrecondition(
+            f"image {reference} is not complete on this host",
+            why=f"layer {layer.blob.digest} is neither here nor in the registry",
+            next="push it again",
+        )
 
     def _landed(self, diff_id: str, task: asyncio.Task[None]) -> None:
         self._flights.pop(diff_id, None)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from caddisfly.host.builds.build import Build
 from caddisfly.host.journal.operation import Operation
 from caddisfly.host.journal.reserve import Reserve
 from caddisfly.model.errors import AlreadyExists, Final, Problem, Unavailable
@@ -29,7 +30,7 @@ from caddisfly.model.machine import Machine, Version
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _SCHEMA = """
 CREATE TABLE machines (
     id TEXT PRIMARY KEY, app_id TEXT NOT NULL, name TEXT NOT NULL, alive INTEGER NOT NULL, operation TEXT NOT NULL,
@@ -46,6 +47,11 @@ CREATE TABLE versions (
     machine_id TEXT NOT NULL, version TEXT NOT NULL, config TEXT NOT NULL, PRIMARY KEY (machine_id, version)
 ) WITHOUT ROWID;
 """
+_SCHEMA_3 = """
+CREATE TABLE builds (id TEXT PRIMARY KEY, record TEXT NOT NULL);
+"""
+_STEPS = (_SCHEMA, _SCHEMA_2, _SCHEMA_3)
+"""What each version added: a journal of version n lacks all but the first n."""
 _VERSIONS_KEPT = 50
 
 
@@ -71,6 +77,8 @@ class Contents:
     operations: tuple[Operation, ...]
     quarantined: frozenset[str]
     """Ids of Machines whose record cannot be read. What runs for them is left alone: the operator decides."""
+    builds: tuple[Build, ...] = ()
+    """Oldest first."""
 
 
 _Work = tuple[Callable[[sqlite3.Connection], Any], Callable[[Any, BaseException | None], None]]
@@ -144,6 +152,18 @@ class Journal:
             connection.execute("DELETE FROM versions WHERE machine_id = ?", (machine_id,))
 
         await self._do(drop)
+
+    async def write_build(self, build: Build) -> None:
+        """Make a build's record durable. It has one writer, so there is nothing to fence."""
+        await self._do(
+            lambda connection: connection.execute(
+                "INSERT INTO builds VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET record = excluded.record",
+                (build.id, json.dumps(build.to_record())),
+            )
+        )
+
+    async def forget_build(self, build_id: str) -> None:
+        await self._do(lambda connection: connection.execute("DELETE FROM builds WHERE id = ?", (build_id,)))
 
     async def versions(self, machine_id: str) -> list[Version]:
         """The versions of a Machine, newest first, the last 50."""
@@ -323,10 +343,9 @@ def _connect(path: Path, *, durable: bool) -> sqlite3.Connection:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > SCHEMA_VERSION:
         raise sqlite3.DatabaseError(f"written by a newer version (schema {version}, this one knows {SCHEMA_VERSION})")
-    if version == 0:
-        connection.executescript(f"BEGIN; {_SCHEMA} {_SCHEMA_2} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-    elif version == 1:
-        connection.executescript(f"BEGIN; {_SCHEMA_2} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    if version < SCHEMA_VERSION:
+        steps = " ".join(_STEPS[version:])
+        connection.executescript(f"BEGIN; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
     return connection
 
 
@@ -339,7 +358,8 @@ def _load(connection: sqlite3.Connection) -> Contents:
         if operation.machine_id in known
     ]
     quarantined = connection.execute("SELECT id FROM quarantine WHERE kind = 'machines'").fetchall()
-    return Contents(tuple(machines), tuple(operations), frozenset(id for (id,) in quarantined))
+    builds = _readable(connection, "builds", Build.from_record)
+    return Contents(tuple(machines), tuple(operations), frozenset(id for (id,) in quarantined), tuple(builds))
 
 
 def _readable(connection: sqlite3.Connection, table: str, parse: Callable[[dict[str, Any]], Any]) -> list[Any]:

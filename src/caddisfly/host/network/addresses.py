@@ -18,6 +18,15 @@ def sixpn(*, network_id: int, host_id: str, machine_part: int) -> str:
     return str(ipaddress.IPv6Address(value))
 
 
+_SLOTS = 32
+"""Addresses at the end of a pool that no Machine is given: for what the host itself runs in a network, as builds."""
+
+
+def of_slot(pool: str, slot: int) -> str:
+    """The address of one of the host's own slots."""
+    return str(ipaddress.IPv4Network(pool)[-2 - slot % _SLOTS])
+
+
 def gateway(pool: str) -> str:
     """The host's own address in the pool: what Machines see as their gateway and as the edge's address."""
     return str(ipaddress.IPv4Network(pool)[1])
@@ -29,7 +38,7 @@ def ipv4(pool: str, *, start: int, taken: Container[str]) -> str:
     Raises `Aborted` when the pool is used up.
     """
     network = ipaddress.IPv4Network(pool)
-    first, count = 2, network.num_addresses - 3
+    first, count = 2, network.num_addresses - 3 - _SLOTS
     for offset in range(count):
         address = str(network[first + (start + offset) % count])
         if address not in taken:

@@ -38,7 +38,9 @@ class Roots(Protocol):
 class Images(Protocol):
     """Where images come from."""
 
-    async def resolve(self, reference: str) -> ResolvedImage: ...
+    async def resolve(self, reference: str, *, organization: str = "") -> ResolvedImage:
+        """`organization` is the id of whoever's Machine it is for."""
+        ...
 
     async def fetch(self, image: ResolvedImage) -> Image: ...
 

@@ -112,6 +112,8 @@ class Application:
         if not is_repository(name):
             await self._gatekeeper.admit(header)
             raise refusals.Refusal(400, "NAME_INVALID", f"`{name[:100]}` is not the name of a repository")
+        if self._gatekeeper.is_host(header) and not push:
+            return await self._of_host(call, name)
         access = await self._gatekeeper.repository(header, name, push=push)
         if "digest" in parts and not is_digest(parts["digest"]):
             raise refusals.bad_digest(parts["digest"])
@@ -123,6 +125,13 @@ class Application:
         making = (push and call.method != "DELETE") or "/referrers/" in call.path
         repository = await self._owned(access, make=making)
         if repository is None:
+            raise _empty(call)
+        return repository
+
+    async def _of_host(self, call: Call, name: str) -> Repository:
+        org_id, _, app = name.partition("/")
+        repository = self._repositories.of(org_id, app)
+        if not app or not self._repositories.owner(repository.layout):
             raise _empty(call)
         return repository
 

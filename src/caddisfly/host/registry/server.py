@@ -71,7 +71,11 @@ class Registry:
         self.collection = Collection(
             self.repositories, self.content, self.uploads, self._control, settings=self._settings
         )
-        gatekeeper = Gatekeeper(self._control, cache_s=self._settings.access_cache_s)
+        gatekeeper = Gatekeeper(
+            self._control,
+            cache_s=self._settings.access_cache_s,
+            host_secret=self._settings.registry_secret.get_secret_value(),
+        )
         self.application = Application(self.repositories, self.uploads, gatekeeper)
 
     def close(self) -> None:

@@ -8,5 +8,8 @@ from caddisfly.host.operations.work import Work
 async def run(work: Work) -> None:
     images = work.parts.images
     ref = work.machine.image
-    resolved = await images.resolve(f"{ref.registry}/{ref.repository}:{ref.tag}@{ref.digest}")
+    tag = f":{ref.tag}" if ref.tag else ""
+    resolved = await images.resolve(
+        f"{ref.registry}/{ref.repository}{tag}@{ref.digest}", organization=work.machine.org_id
+    )
     work.image = await images.fetch(resolved)
