@@ -26,6 +26,7 @@ OF_THE_CALLER = {
     ("GET", "/v1/apps"),
     ("POST", "/v1/apps"),
     ("GET", "/v1/platform/regions"),
+    ("GET", "/v1/platform/registry"),
     ("GET", "/v1/tokens/current"),
     ("POST", "/v1/tokens/oidc"),
     ("POST", "/v1/tokens/kms"),
