@@ -49,10 +49,17 @@ class BuildingAgent(RunningAgent):
         return [sys.executable, "-c", _PROGRAM, json.dumps(record), rest]
 
     async def build(
-        self, dockerfile: str, *, files: dict[str, str] | None = None, app: AppRecord | None = None, **more: Any
+        self,
+        dockerfile: str,
+        *,
+        files: dict[str, str] | None = None,
+        links: dict[str, str] | None = None,
+        app: AppRecord | None = None,
+        **more: Any,
     ) -> dict[str, Any]:
         """Start a build; how it is shown."""
-        digest = write_context(self.contexts, files or {"a.txt": "hello\n"}, dockerfile=dockerfile)
+        content = files or {"a.txt": "hello\n"}
+        digest = write_context(self.contexts, content, dockerfile=dockerfile, links=links)
         request = contract.StartBuild(build_id=secrets.token_hex(7), app=app or self.app, context=digest, **more)
         return dict((await self.ask(contract.START_BUILD, request)).build)
 

@@ -40,7 +40,9 @@ def a_build(*, app: str = "demo", org: str = "org1", **changes: Any) -> Build:
     return Build(**values | changes)
 
 
-def write_context(directory: Path, files: Mapping[str, str | bytes], *, dockerfile: str) -> str:
+def write_context(
+    directory: Path, files: Mapping[str, str | bytes], *, dockerfile: str, links: Mapping[str, str] | None = None
+) -> str:
     """The blobs of a context, as a laptop would push them; the digest of its manifest."""
     directory.mkdir(parents=True, exist_ok=True)
 
@@ -51,6 +53,6 @@ def write_context(directory: Path, files: Mapping[str, str | bytes], *, dockerfi
 
     index = put(context.INDEX, zstandard.compress(json.dumps({"mtimes": dict.fromkeys(files, 1_000_000)}).encode()))
     text = put(context.DOCKERFILE, dockerfile.encode())
-    pack = put(context.PACK, zstandard.compress(tar_of(files, mode=0o644)))
+    pack = put(context.PACK, zstandard.compress(tar_of(files, links=links, mode=0o644)))
     manifest = Context(index, text, (pack,)).to_bytes()
     return put(context.MANIFEST, manifest).digest

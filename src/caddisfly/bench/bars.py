@@ -28,7 +28,15 @@ class Bar:
 
 def judge(results: Results) -> list[Bar]:
     """The promises that these results speak of. What was not measured has none."""
-    judges = {"create": _create, "wake": _wake, "edge": _edge, "memory": _memory, "many": _many, "dev": _dev}
+    judges = {
+        "create": _create,
+        "wake": _wake,
+        "edge": _edge,
+        "memory": _memory,
+        "many": _many,
+        "dev": _dev,
+        "builds": _builds,
+    }
     return [bar for part, of_part in judges.items() if part in results for bar in of_part(results[part])]
 
 
@@ -83,6 +91,13 @@ def _many(found: dict[str, Any]) -> list[Bar]:
         Bar(name="agent killed over 100 Machines, s until found again", measured=killed["found_again_s"], limit=3.0),
         Bar(name="processes lost by that", measured=killed["processes_lost"], limit=0),
         Bar(name="Machines missing of 200 idle ones", measured=200 - found["idle_machines"], limit=0),
+    ]
+
+
+def _builds(found: dict[str, Any]) -> list[Bar]:
+    return [
+        Bar(name="rebuild, nothing changed / buildah by hand", measured=found["rebuild_to_by_hand"], limit=1.3),
+        Bar(name="app's p99 beside a greedy build / alone", measured=found["p99_beside_to_alone"], limit=2.0),
     ]
 
 

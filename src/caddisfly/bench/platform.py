@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from caddisfly.bench.computer import refuse_if_taken
@@ -33,6 +33,8 @@ class Platform:
     directory: Path
     layout: Path
     environment: dict[str, str]
+    registry_port: int
+    token: str = field(repr=False)
 
     async def caddis(self, *arguments: str) -> str:
         """Run a command of the operator's on it. Raises `FailedPrecondition` with what it printed."""
@@ -69,13 +71,14 @@ async def platform() -> AsyncIterator[Platform]:
         await run(*caddis, "image", "import", str(layout), IMAGE, environment=environment)
         async with AsyncClient(f"http://127.0.0.1:{control}", token=token) as client:
             await client.apps.create(APP)
-            yield Platform(client, edge, directory, layout, environment)
+            yield Platform(client, edge, directory, layout, environment, registry, token)
             await client.apps.delete(APP)
     finally:
         await run(*caddis, "down", environment=environment)
-        store = directory / "data" / "host" / "images" / "fs"
-        if store.is_mount():
-            await run("umount", store)
+        for part in ("images", "builds"):
+            store = directory / "data" / "host" / part / "fs"
+            if store.is_mount():
+                await run("umount", store)
         shutil.rmtree(directory, ignore_errors=True)
 
 

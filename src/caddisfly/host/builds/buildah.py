@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from caddisfly.host.builds.build import Build
 from caddisfly.host.builds.settings import BuildSettings
-from caddisfly.host.images.settings import ImageSettings
+from caddisfly.host.images.settings import Credentials, ImageSettings
 
 DISK, PRIVATE, CONTEXT = "/build", "/private", "/build/context"
 DOCKERFILE, AUTH = f"{PRIVATE}/Dockerfile", f"{PRIVATE}/auth.json"
@@ -160,12 +160,9 @@ def registries(images: ImageSettings, destination: Destination) -> str:
     return 'unqualified-search-registries = ["docker.io"]\nshort-name-mode = "disabled"\n' + "".join(tables)
 
 
-def credentials(images: ImageSettings, destination: Destination, token: str) -> str:
-    """`auth.json`. It lies in memory, where steps cannot see it."""
-    known = {
-        _hub(registry): (entry.username, entry.password.get_secret_value())
-        for registry, entry in images.credentials.items()
-    }
+def credentials(shown: Mapping[str, Credentials], destination: Destination, token: str) -> str:
+    """`auth.json`. It lies in memory, and is the builder's: whoever writes the Dockerfile may find a way to read it."""
+    known = {_hub(registry): (entry.username, entry.password.get_secret_value()) for registry, entry in shown.items()}
     if token:
         known |= dict.fromkeys((*destination.names, destination.address), ("build", token))
     auths = {

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 from pathlib import Path
 
 from caddisfly.host.builds.build import Build
@@ -27,6 +28,7 @@ from caddisfly.host.images.rootfs import make_ext4
 from caddisfly.host.images.settings import GIB, ImageSettings
 
 _BLOCK = 512
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORIES = (STORAGE, f"{STORAGE}/overlay-containers", TEMPORARY, CONTEXT)
 
 
@@ -69,13 +71,7 @@ class Disks:
             kernel.mount(device, target, kind="ext4", flags=kernel.MS_NOATIME, options=options)
         finally:
             os.close(descriptor)
-        os.chown(target, FIRST_ID, FIRST_ID)
-        for name in _DIRECTORIES:
-            path = target / name.removeprefix(DISK).lstrip("/")
-            if name == CONTEXT:
-                shutil.rmtree(path, ignore_errors=True)
-            path.mkdir(exist_ok=True)
-            os.chown(path, FIRST_ID, FIRST_ID)
+        _furnish(target)
 
     def unmount(self, build: Build, target: Path, *, keep: bool) -> None:
         """Take it off. With `keep`, what is on it is the app's cache from now on; else the cache stays what it was."""
@@ -127,6 +123,49 @@ class Disks:
 
     def _clone(self, build: Build) -> Path:
         return self._work / f"{_name(build.id)}.ext4"
+
+
+def _furnish(target: Path) -> None:
+    """Make sure of the directories, and empty the context's.
+
+    Former builds wrote here, as root of their sandbox: what has such a name may be a link to anywhere on the host. So
+    each is opened from the one above it, and never followed.
+    """
+    top = os.open(target, _DIRECTORY)
+    try:
+        os.fchown(top, FIRST_ID, FIRST_ID)
+        _remove(CONTEXT.rpartition("/")[2], top)
+        for path in _DIRECTORIES:
+            at = os.dup(top)
+            for name in path.removeprefix(f"{DISK}/").split("/"):
+                below = _enter(name, at)
+                os.close(at)
+                at = below
+            os.close(at)
+    finally:
+        os.close(top)
+
+
+def _enter(name: str, parent: int) -> int:
+    try:
+        os.mkdir(name, 0o755, dir_fd=parent)
+    except FileExistsError:
+        if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=parent)
+            os.mkdir(name, 0o755, dir_fd=parent)
+    descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
+    os.fchown(descriptor, FIRST_ID, FIRST_ID)
+    return descriptor
+
+
+def _remove(name: str, parent: int) -> None:
+    try:
+        if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+            shutil.rmtree(name, dir_fd=parent)
+        else:
+            os.unlink(name, dir_fd=parent)
+    except FileNotFoundError:
+        return
 
 
 def _name(id: str) -> str:

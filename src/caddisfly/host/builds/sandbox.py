@@ -35,7 +35,9 @@ from caddisfly.host.drivers.driver import Limits
 from caddisfly.host.drivers.oci.cgroups import ControlGroups
 from caddisfly.host.drivers.oci.runtime import environment
 from caddisfly.host.images import kernel
+from caddisfly.host.images.reference import is_digest
 from caddisfly.host.images.settings import ImageSettings
+from caddisfly.host.inroot import read_text
 from caddisfly.host.network.network import Attachment, Network
 from caddisfly.model.errors import Internal, Problem, Unavailable, Unprocessable
 
@@ -170,7 +172,9 @@ class Workshop:
         os.chown(secrets, FIRST_ID, FIRST_ID)
         for name, value in order.secrets.items():
             _write(secrets / name, value)
-        _write(place.private / "auth.json", buildah.credentials(self._images, self._destination, order.token).encode())
+        shown = self._images.credentials if settings.use_credentials else {}
+        credentials = buildah.credentials(shown, self._destination, order.token)
+        _write(place.private / "auth.json", credentials.encode())
         files = buildah.files(
             settings=settings, images=self._images, destination=self._destination, nameservers=self._nameservers
         )
@@ -232,10 +236,12 @@ class Workshop:
         for event in output.finish(code):
             await log_.step(event)
         if code == 0:
-            digest = (place.private / "digest").read_text().strip()
+            digest = _said(place, buildah.DIGEST)
+            if not is_digest(digest):
+                raise Internal("buildah does not say what it pushed", why=f"{digest[:100]!r} is no digest")
             reference = self._destination.reference(order.build.app_name, order.build.tag)
             return Outcome(image=reference, digest=digest), True
-        phase = _text(place.private / "phase")
+        phase = _said(place, buildah.PHASE)
         problem = output.problem(code, phase=phase)
         if not phase:
             problem = Internal("the build's sandbox could not be started", why=problem.why, next="caddis doctor")
@@ -332,8 +338,6 @@ def _write(path: Path, content: bytes) -> None:
         os.fchown(descriptor, FIRST_ID, FIRST_ID)
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except FileNotFoundError:
-        return ""
+def _said(place: Place, name: str) -> str:
+    """What was written there inside. It may as well be a link to somewhere by now: it is followed no further."""
+    return read_text(place.private, name.removeprefix(buildah.PRIVATE), limit=1024).strip()

@@ -102,6 +102,11 @@ class BuildSettings(BaseModel):
         "host`, such as a package proxy. Everybody who may build may use them. Default: none; the platform's registry "
         "and mirrors on loopback are always there.",
     )
+    use_credentials: bool = Field(
+        default=False,
+        description="Whether base images are pulled with `[images] credentials`. Default false: a buildah before 1.35 "
+        "lets who writes a Dockerfile read the files of the sandbox (CVE-2024-1753), and these would be among them.",
+    )
     dns: tuple[str, ...] = Field(
         default=(), description="Name servers for steps. Default: those of Machines (`[host] nameservers`)."
     )
