@@ -185,7 +185,7 @@ def test_a_connection_that_breaks_is_gone_on_with(platform: Api, project: Path, 
 
     def logs(offset: int, *lines: dict[str, Any], ended: bool = False) -> Callable[[Request], Any]:
         def answer(request: Request) -> Any:
-            offsets.append(request.query["offset"])
+            offsets.append(request.query.get("offset", "0"))
             return page(offset, *lines, ended=ended)
 
         return answer
@@ -244,7 +244,7 @@ def test_what_the_registry_says_no_to(
 
 async def test_ctrl_c_cancels_the_build_on_the_host(platform: Api, project: Path) -> None:
     def more(request: Request) -> Any:
-        return page(int(request.query["offset"]) + 10, output("still at it"))
+        return page(int(request.query.get("offset", "0")) + 10, output("still at it"))
 
     platform.on("GET", LOGS, more)
     platform.on("POST", f"{BUILDS}/b1/cancel", (200, build("cancelled")))

@@ -92,6 +92,15 @@ def test_on_a_terminal_the_step_under_way_shows_its_last_lines() -> None:
     assert len([line for line in text.splitlines() if "xxx" in line]) == 6
 
 
+def test_a_long_step_takes_one_line_of_the_terminal() -> None:
+    out = io.StringIO()
+    with OnTerminal(Console(file=out, force_terminal=True, width=60, color_system=None)) as shown:
+        shown.feed(step("started", 2, "RUN " + "word " * 50))
+        shown.feed(step("ended", 2, exit_code=130))
+    (line,) = (line for line in out.getvalue().splitlines() if "✗" in line)
+    assert line.endswith("[2/3] RUN word word…  failed with exit code 130 after 0.0s")
+
+
 def test_a_step_that_nobody_ended_is_named() -> None:
     out = io.StringIO()
     with OnTerminal(Console(file=out, force_terminal=True, width=80, color_system=None)) as shown:

@@ -203,6 +203,14 @@ def test_sources_that_are_not_there(folder: context.Folder) -> None:
     assert caught.value.why == ".dockerignore ignores it"
 
 
+def test_a_source_that_is_left_out_by_default(tmp_path: Path) -> None:
+    (tmp_path / ".env.example").touch()
+    with pytest.raises(InvalidArgument) as caught:
+        plan("FROM x\nCOPY .env.example /\n").check_sources(context.walk(tmp_path, ignore.defaults()))
+    assert caught.value.why == "it is left out where there is no .dockerignore"
+    assert caught.value.next == "write a .dockerignore: then only its rules count"
+
+
 def test_sources_of_stages_that_are_not_built_do_not_matter(folder: context.Folder) -> None:
     plan(STAGES).check_sources(folder)
     with pytest.raises(InvalidArgument, match="nowhere"):

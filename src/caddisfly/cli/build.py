@@ -169,7 +169,7 @@ def _secrets(given: list[str] | None) -> dict[str, str]:
     found = {}
     for one in given or ():
         name, equals, value = one.partition("=")
-        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
             raise InvalidArgument(
                 "the name of a --build-secret cannot be read", next="letters, digits and any of _.-, then =VALUE"
             )

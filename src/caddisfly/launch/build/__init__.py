@@ -5,6 +5,7 @@
     context      the folder as an OCI artifact: deterministic packs and an index
     dockerfile   a Dockerfile read line by line
     stages       what it will do, and mistakes found before anything is sent
+    plainer      the same Dockerfile in the words of older builders
     push         what a registry lacks is sent to it
     delivery     all packs of a folder, several at a time
     credentials  who one is at a registry, as docker knows it

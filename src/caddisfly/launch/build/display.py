@@ -147,7 +147,7 @@ class OnTerminal(_Steps):
     def __exit__(self, *_: object) -> None:
         self._live.stop()
         if self.step is not None:  # it was interrupted, or the log ended in it
-            self._console.print(Text(f"✗ {self.step.label}", style="red"))
+            self._console.print(Text(f"✗ {self._fit(self.step.label, beside='✗ ')}", style="red"))
 
     def say(self, text: str) -> None:
         self._console.print(Text(plain(text)))
@@ -164,8 +164,9 @@ class OnTerminal(_Steps):
 
     def ended(self, step: Step, seconds: float, *, cached: bool, exit_code: int) -> None:
         mark, style = ("✗", "red") if exit_code else ("✓", "green")
-        line = Text.assemble((f"{mark} ", style), step.label, (f"  {_outcome(seconds, cached, exit_code)}", "dim"))
-        self._console.print(line)
+        outcome = f"  {_outcome(seconds, cached, exit_code)}"
+        label = self._fit(step.label, beside=f"{mark} {outcome}")
+        self._console.print(Text.assemble((f"{mark} ", style), label, (outcome, "dim")))
 
     def _now(self) -> RenderableType:
         if self.step is None:
@@ -173,11 +174,17 @@ class OnTerminal(_Steps):
                 return Text()
             self._spinner.update(text=Text(self._doing))
             return self._spinner
-        self._spinner.update(text=Text(f"{self.step.label}  {self.clock() - self.step.started:.0f}s"))
+        since = f"  {self.clock() - self.step.started:.0f}s"
+        self._spinner.update(text=Text(self._fit(self.step.label, beside=f"⠋ {since}") + since))
         lines = list(self.tail)[-_LIVE_LINES:]
         return Group(
             self._spinner, *(Text(f"  {line}", style="dim", no_wrap=True, overflow="ellipsis") for line in lines)
         )
+
+    def _fit(self, label: str, *, beside: str) -> str:
+        """As much of it as fits on one line beside the rest."""
+        width = max(10, self._console.width - len(beside))
+        return label if len(label) <= width else label[: width - 1] + "…"
 
 
 def choose(out: TextIO) -> Display:

@@ -36,15 +36,24 @@ _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
+class Heredoc:
+    """`body` is as it stands there; `tabless` when the tabs before its lines do not count."""
+
+    name: str
+    body: str
+    tabless: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Instruction:
-    """`name` is in capitals. `rest` is the text behind the flags, on one line; `line` where it begins, from 1."""
+    """`name` is in capitals. `rest` is the text behind the flags, on one line; it stands in `line` to `end`, from 1."""
 
     name: str
     rest: str
     flags: tuple[tuple[str, str], ...]
     line: int
-    heredocs: tuple[str, ...] = ()
-    """Their names."""
+    end: int
+    heredocs: tuple[Heredoc, ...] = ()
 
     def flag(self, name: str) -> str:
         return next((value for key, value in self.flags if key == name), "")
@@ -188,12 +197,12 @@ class _Reader:
         if name not in INSTRUCTIONS:
             if self._strict:
                 raise self._unknown(line, word)
-            return Instruction(name, rest.strip(), (), line)
+            return Instruction(name, rest.strip(), (), line, self._at)
         flags, rest = self._flags(name, rest.strip(), line)
         if not rest and name not in _EMPTY_ALLOWED:
             raise mistake(self._name, line, f"{name} has nothing behind it")
         heredocs = tuple(self._heredocs(rest, line)) if name in _WITH_HEREDOC else ()
-        return Instruction(name, rest, flags, line, heredocs)
+        return Instruction(name, rest, flags, line, self._at, heredocs)
 
     def _unknown(self, line: int, word: str) -> InvalidArgument:
         near = meant(word, INSTRUCTIONS)
@@ -224,12 +233,13 @@ class _Reader:
             found.append((key, unquoted(value, self._escape)))
         return tuple(found), rest
 
-    def _heredocs(self, rest: str, line: int) -> Iterator[str]:
+    def _heredocs(self, rest: str, line: int) -> Iterator[Heredoc]:
         for word in split(rest, self._escape):
             match = _HEREDOC.fullmatch(word)
             if match is None:
                 continue
             end = unquoted(match[2], self._escape)
+            body = ""
             while True:
                 if self._at == len(self._lines):
                     raise mistake(
@@ -239,7 +249,8 @@ class _Reader:
                 self._at += 1
                 if (content.lstrip("\t") if match[1] else content) == end:
                     break
-            yield end
+                body += content + "\n"
+            yield Heredoc(end, body, bool(match[1]))
 
 
 def split(text: str, escape: str) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from caddisfly.client import Client
 from caddisfly.client.calls import Json
-from caddisfly.launch.build import context, display, dockerfile, ignore, local, recipe, stages
+from caddisfly.launch.build import context, display, dockerfile, ignore, local, plainer, recipe, stages
 from caddisfly.launch.build.context import Folder
 from caddisfly.launch.build.delivery import Delivery, deliver
 from caddisfly.launch.build.display import Display
@@ -115,7 +115,10 @@ def on_platform(
             why="[build] in fly.toml names buildpacks",
             next="build here: caddis build --local-only --push",
         )
-    delivered = _send(prepared, prepared.plan, shown, app=app, place=place, token=token)
+    content, warnings = plainer.rewrite(prepared.plan.dockerfile)
+    for warning in warnings:
+        shown.say(f"Warning: {warning}")
+    delivered = _send(prepared.folder, content, shown, app=app, place=place, token=token)
     order = Order(
         context=delivered.digest,
         dockerfile=prepared.plan.dockerfile.name,
@@ -165,13 +168,13 @@ def here(prepared: Prepared, extras: Extras, shown: Display, *, image: str) -> t
     return Made(image=image), builder
 
 
-def _send(prepared: Prepared, plan: Plan, shown: Display, *, app: str, place: RegistryPlace, token: str) -> Delivery:
+def _send(folder: Folder, content: bytes, shown: Display, *, app: str, place: RegistryPlace, token: str) -> Delivery:
     def told(now: Delivery) -> None:
         shown.doing(f"Sending: {now.done} of {now.packs} packs, {display.size(now.sent_bytes)}")
 
     with Registry(place.url, app, password=token) as registry:
         shown.doing("Sending")
-        delivered = deliver(prepared.folder, plan.dockerfile.content, registry, told=told)
+        delivered = deliver(folder, content, registry, told=told)
     shown.say(f"Sent: {delivered.sent} of {delivered.packs} packs, {display.size(delivered.sent_bytes)}")
     return delivered
 

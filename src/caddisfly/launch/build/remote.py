@@ -7,9 +7,8 @@ last one ended. Only an answer that is final ends the following, or nobody answe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import quote
 
 from caddisfly.client import Client, NotFoundError, RetryableError
 from caddisfly.client.calls import Call, Json
@@ -36,18 +35,6 @@ class Order:
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     no_cache: bool = False
 
-    def body(self) -> Json:
-        return {
-            "context": self.context,
-            "dockerfile": self.dockerfile,
-            "tag": self.tag,
-            "target": self.target,
-            "args": dict(self.args),
-            "labels": dict(self.labels),
-            "secrets": dict(self.secrets),
-            "no_cache": self.no_cache,
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class RegistryPlace:
@@ -73,21 +60,26 @@ def registry(client: Client) -> RegistryPlace:
 class Builds:
     """Those of one app."""
 
-    def __init__(self, client: Client, app: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, client: Client, app: str) -> None:
         self._client = client
-        self._path = f"/v1/apps/{quote(app, safe='')}/builds"
-        self._sleep = sleep
+        self._app = app
 
     def start(self, order: Order) -> Json:
         """Sent again when the answer is lost: the key makes it one build."""
-        call = Call(method="POST", path=self._path, body=order.body(), idempotency_key=ids.ulid())
-        return _object(self._client.send(call))
-
-    def get(self, id: str) -> Json:
-        return _object(self._client.send(Call(method="GET", path=self._one(id))))
-
-    def cancel(self, id: str) -> Json:
-        return _object(self._client.send(Call(method="POST", path=self._one(id, "cancel"))))
+        return _object(
+            self._client.builds.start(
+                self._app,
+                order.context,
+                tag=order.tag,
+                dockerfile=order.dockerfile,
+                target=order.target,
+                args=order.args,
+                labels=order.labels,
+                secrets=order.secrets,
+                no_cache=order.no_cache,
+                idempotency_key=ids.ulid(),
+            )
+        )
 
     def follow(self, id: str, display: Display) -> Json:
         """Show it until it has ended, and return what it is then. Ctrl-C cancels it on the host."""
@@ -95,15 +87,15 @@ class Builds:
             return self._follow(id, display)
         except KeyboardInterrupt:
             display.say(f"Cancelling build {id}")
-            self.cancel(id)
+            self._client.builds.cancel(self._app, id)
             raise
 
     def _follow(self, id: str, display: Display) -> Json:
         offset, silent_since, tries = 0, 0.0, 0
         while True:
             try:
-                page = self._page(id, offset)
-                build = self.get(id) if page.get("ended") else None
+                page = self._client.builds.log(self._app, id, offset=offset, wait_s=_HELD_S)
+                build = _object(self._client.builds.get(self._app, id)) if page.get("ended") else None
             except RetryableError as error:
                 tries += 1
                 now = time.monotonic()
@@ -112,7 +104,7 @@ class Builds:
                     raise
                 if tries == 1:
                     display.say(f"The connection broke ({error.text}); the build goes on, and so does this")
-                self._sleep(max(error.retry_after_s, min(_MOST_PAUSE_S, _PAUSE_S * 2 ** min(tries, 6))))
+                time.sleep(max(error.retry_after_s, min(_MOST_PAUSE_S, _PAUSE_S * 2 ** min(tries, 6))))
                 continue
             silent_since, tries = 0.0, 0
             for line in page.get("lines") or ():
@@ -121,14 +113,6 @@ class Builds:
             if build is not None:
                 return build
             display.doing("Waiting for its turn" if page.get("state") == "queued" else "Building")
-
-    def _page(self, id: str, offset: int) -> Json:
-        """The server holds an empty page for a while."""
-        query = {"offset": str(offset), "wait": str(_HELD_S)}
-        return _object(self._client.send(Call(method="GET", path=self._one(id, "logs"), query=query)))
-
-    def _one(self, id: str, action: str = "") -> str:
-        return f"{self._path}/{quote(id, safe='')}" + (f"/{action}" if action else "")
 
 
 def _object(reply: object) -> Json:

@@ -74,7 +74,7 @@ class Plan:
                 instruction.line,
                 f"{instruction.name} {source}: it is left out of the build context",
                 why=f"{origin} ignores it" if origin else "it is left out where there is no .dockerignore",
-                next=f"add !{path} to {origin or '.dockerignore'}",
+                next=f"add !{path} to {origin}" if origin else "write a .dockerignore: then only its rules count",
             )
         near = meant(path, there)
         raise self.dockerfile.mistake(
