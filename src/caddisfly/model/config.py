@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from caddisfly.model import check
+from caddisfly.model import check, member
 from caddisfly.model.check import CheckConfig
 from caddisfly.model.duration import Duration
 from caddisfly.model.errors import InvalidArgument
@@ -28,7 +28,6 @@ STOP_TIMEOUT_MAX = Duration.of_seconds(300)
 _POLICIES = ("no", "always", "on-failure", "spot-price")
 _SCHEDULES = ("hourly", "daily", "weekly", "monthly")
 _HANDLERS = ("http", "tls", "pg_tls", "proxy_proto", "edge_http", "tcp")
-_ENV_NAME = re.compile(r"[^=\x00]+")
 _DURATIONS = ("interval", "timeout", "grace_period")
 _HTTP_METHOD = re.compile(r"[A-Za-z]{1,16}")
 _HTTP_PATH = re.compile(r"/[\x21-\x7e]{0,2047}")
@@ -87,7 +86,7 @@ class Config:
         count = len(wire.get("checks", ())) + sum(len(one.get("checks", ())) for one in wire.get("services", ()))
         if count > check.CHECKS_MAX:
             raise InvalidArgument(f"too many checks in config, at most {check.CHECKS_MAX}, got {count}")
-        wire = {name: value for name, value in wire.items() if not _empty(value)}
+        wire = {name: value for name, value in wire.items() if not member.empty(value)}
         wire["init"] = wire.get("init", {})
         wire["dns"] = wire.get("dns", {})
         return cls(wire)
@@ -185,80 +184,27 @@ def _without_nulls(value: Any) -> Any:
     return value
 
 
-def _empty(value: object) -> bool:
-    return value is None or value is False or value == 0 or value == "" or value == [] or value == {}
-
-
-def _object(value: object, field: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InvalidArgument(f"invalid {field}, must be an object, got {type(value).__name__}")
-    return value
-
-
-def _text(value: object, field: str) -> str:
-    if not isinstance(value, str):
-        raise InvalidArgument(f"invalid {field}, must be a string, got {value!r}")
-    if "\x00" in value:
-        raise InvalidArgument(f"invalid {field}, must not hold a NUL character")
-    return value
-
-
-def _texts(value: object, field: str) -> list[str]:
-    if not isinstance(value, list):
-        raise InvalidArgument(f"invalid {field}, must be a list of strings")
-    return [_text(item, f"{field}[{index}]") for index, item in enumerate(value)]
-
-
-def _string_map(value: object, field: str) -> dict[str, str]:
-    wire = _object(value, field)
-    for name, inner in wire.items():
-        if not _ENV_NAME.fullmatch(name):
-            raise InvalidArgument(f"invalid {field}, {name!r} is not a usable name")
-        _text(inner, f"{field}.{name}")
-    return wire
-
-
-def _flag(value: object, field: str) -> bool:
-    if not isinstance(value, bool):
-        raise InvalidArgument(f"invalid {field}, must be true or false, got {value!r}")
-    return value
-
-
-def _whole(value: object, field: str, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
-        raise InvalidArgument(f"invalid {field}, must be a whole number, got {value!r}")
-    if not low <= value <= high:
-        raise InvalidArgument(f"invalid {field}, must be from {low} to {high}, got {value}")
-    return int(value)
-
-
-def _one_of(value: object, field: str, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise InvalidArgument(f"invalid {field}, {value!r} is not one of {', '.join(allowed)}")
-    return str(value)
-
-
 def _guest(value: object, field: str) -> dict[str, Any]:
-    wire = _object(value, field)
+    wire = member.mapping(value, field)
     guest = Guest.from_wire(wire)
-    return {name: inner for name, inner in {**wire, **guest.to_wire()}.items() if not _empty(inner)}
+    return {name: inner for name, inner in {**wire, **guest.to_wire()}.items() if not member.empty(inner)}
 
 
 def _init(value: object, field: str) -> dict[str, Any]:
-    wire = _object(value, field)
+    wire = member.mapping(value, field)
     for name in ("exec", "entrypoint", "cmd", "kernel_args"):
         if name in wire:
-            wire[name] = _texts(wire[name], f"{field}.{name}")
-    return {name: inner for name, inner in wire.items() if not _empty(inner)}
+            wire[name] = member.texts(wire[name], f"{field}.{name}")
+    return {name: inner for name, inner in wire.items() if not member.empty(inner)}
 
 
 def _restart(value: object, field: str) -> dict[str, Any]:
-    wire = _object(value, field)
+    wire = member.mapping(value, field)
     if wire.get("policy"):
-        _one_of(wire["policy"], f"{field}.policy", _POLICIES)
+        member.one_of(wire["policy"], f"{field}.policy", _POLICIES)
     if "max_retries" in wire:
-        wire["max_retries"] = _whole(wire["max_retries"], f"{field}.max_retries", 0, 1_000_000)
-    return {name: inner for name, inner in wire.items() if not _empty(inner)}
+        wire["max_retries"] = member.whole(wire["max_retries"], f"{field}.max_retries", 0, 1_000_000)
+    return {name: inner for name, inner in wire.items() if not member.empty(inner)}
 
 
 def stop_signal(value: str) -> str:
@@ -277,39 +223,39 @@ def stop_timeout(value: object, field: str) -> Duration:
 
 
 def _stop_config(value: object, field: str) -> dict[str, Any]:
-    wire = _object(value, field)
+    wire = member.mapping(value, field)
     if wire.get("signal"):
-        _one_of(wire["signal"], f"{field}.signal", STOP_SIGNALS)
+        member.one_of(wire["signal"], f"{field}.signal", STOP_SIGNALS)
     if "timeout" in wire:
         wire["timeout"] = str(stop_timeout(wire["timeout"], f"{field}.timeout"))
     return wire
 
 
 def _check(value: object, field: str) -> dict[str, Any]:
-    wire = _object(value, field)
+    wire = member.mapping(value, field)
     for name in _DURATIONS:
         if name in wire:
             wire[name] = str(_check_time(name, Duration.parse(wire[name], field=f"{field}.{name}"), field))
     if "port" in wire:
-        wire["port"] = _whole(wire["port"], f"{field}.port", 1, 65535)
+        wire["port"] = member.whole(wire["port"], f"{field}.port", 1, 65535)
     if not wire.get("type"):
         raise InvalidArgument(f"missing {field}.type", next="give tcp or http")
-    _one_of(wire["type"], f"{field}.type", ("tcp", "http"))
+    member.one_of(wire["type"], f"{field}.type", ("tcp", "http"))
     if wire.get("kind"):
-        _one_of(wire["kind"], f"{field}.kind", ("informational", "readiness"))
+        member.one_of(wire["kind"], f"{field}.kind", ("informational", "readiness"))
     if wire.get("protocol"):
-        _one_of(wire["protocol"], f"{field}.protocol", ("http", "https"))
-    if wire.get("method") and not _HTTP_METHOD.fullmatch(_text(wire["method"], f"{field}.method")):
+        member.one_of(wire["protocol"], f"{field}.protocol", ("http", "https"))
+    if wire.get("method") and not _HTTP_METHOD.fullmatch(member.text(wire["method"], f"{field}.method")):
         raise InvalidArgument(f"invalid {field}.method, {wire['method']!r} is not a method such as GET")
-    if wire.get("path") and not _HTTP_PATH.fullmatch(_text(wire["path"], f"{field}.path")):
+    if wire.get("path") and not _HTTP_PATH.fullmatch(member.text(wire["path"], f"{field}.path")):
         raise InvalidArgument(f"invalid {field}.path, {wire['path']!r} is not a path such as /health")
     if "tls_skip_verify" in wire:
-        _flag(wire["tls_skip_verify"], f"{field}.tls_skip_verify")
+        member.flag(wire["tls_skip_verify"], f"{field}.tls_skip_verify")
     if wire.get("tls_server_name") and not _HOST_NAME.fullmatch(
-        _text(wire["tls_server_name"], f"{field}.tls_server_name")
+        member.text(wire["tls_server_name"], f"{field}.tls_server_name")
     ):
         raise InvalidArgument(f"invalid {field}.tls_server_name, {wire['tls_server_name']!r} is not a host name")
-    for index, header in enumerate(_list(wire.get("headers", []), f"{field}.headers")):
+    for index, header in enumerate(member.sequence(wire.get("headers", []), f"{field}.headers")):
         _header(header, f"{field}.headers[{index}]")
     return wire
 
@@ -322,17 +268,17 @@ def _check_time(name: str, time: Duration, field: str) -> Duration:
 
 
 def _header(value: object, field: str) -> None:
-    wire = _object(value, field)
-    name = _text(wire.get("name", ""), f"{field}.name")
+    wire = member.mapping(value, field)
+    name = member.text(wire.get("name", ""), f"{field}.name")
     if not _HEADER_NAME.fullmatch(name):
         raise InvalidArgument(f"invalid {field}.name, {name!r} is not the name of a header")
-    for text in _texts(wire.get("values", []), f"{field}.values"):
+    for text in member.texts(wire.get("values", []), f"{field}.values"):
         if not _HEADER_VALUE.fullmatch(text):
             raise InvalidArgument(f"invalid {field}.values, {text!r} cannot be sent in a header")
 
 
 def _named_checks(value: object, field: str) -> dict[str, Any]:
-    checks = {name: _check(inner, f"{field}.{name}") for name, inner in _object(value, field).items()}
+    checks = {name: _check(inner, f"{field}.{name}") for name, inner in member.mapping(value, field).items()}
     for name, wire in checks.items():
         if "port" not in wire:
             raise InvalidArgument(f"missing {field}.{name}.port", next="name the port inside the Machine to ask")
@@ -340,10 +286,10 @@ def _named_checks(value: object, field: str) -> dict[str, Any]:
 
 
 def _service(value: object, field: str) -> dict[str, Any]:
-    wire = _object(value, field)
-    _one_of(wire.get("protocol", "tcp"), f"{field}.protocol", ("tcp", "udp"))
+    wire = member.mapping(value, field)
+    member.one_of(wire.get("protocol", "tcp"), f"{field}.protocol", ("tcp", "udp"))
     if "internal_port" in wire:
-        wire["internal_port"] = _whole(wire["internal_port"], f"{field}.internal_port", 1, 65535)
+        wire["internal_port"] = member.whole(wire["internal_port"], f"{field}.internal_port", 1, 65535)
     if "autostop" in wire:
         # In: "off", "stop", "suspend" or a boolean. Out: false, true or "suspend" (reference 2.5).
         allowed = {"off": False, "stop": True, "suspend": "suspend", True: True, False: False}
@@ -351,54 +297,48 @@ def _service(value: object, field: str) -> dict[str, Any]:
             raise InvalidArgument(f'invalid {field}.autostop, {wire["autostop"]!r} is not "off", "stop" or "suspend"')
         wire["autostop"] = allowed[wire["autostop"]]
     if "autostart" in wire:
-        _flag(wire["autostart"], f"{field}.autostart")
-    for index, port in enumerate(_list(wire.get("ports", []), f"{field}.ports")):
+        member.flag(wire["autostart"], f"{field}.autostart")
+    for index, port in enumerate(member.sequence(wire.get("ports", []), f"{field}.ports")):
         _port(port, f"{field}.ports[{index}]")
     if "checks" in wire:
         wire["checks"] = [
             _check(one, f"{field}.checks[{index}]")
-            for index, one in enumerate(_list(wire["checks"], f"{field}.checks"))
+            for index, one in enumerate(member.sequence(wire["checks"], f"{field}.checks"))
         ]
     wire.setdefault("force_instance_key", None)
     return wire
 
 
 def _port(value: object, field: str) -> None:
-    wire = _object(value, field)
+    wire = member.mapping(value, field)
     for name in ("port", "start_port", "end_port"):
         if name in wire:
-            wire[name] = _whole(wire[name], f"{field}.{name}", 0 if name == "start_port" else 1, 65535)
-    for handler in _texts(wire.get("handlers", []), f"{field}.handlers"):
-        _one_of(handler, f"{field}.handlers", _HANDLERS)
+            wire[name] = member.whole(wire[name], f"{field}.{name}", 0 if name == "start_port" else 1, 65535)
+    for handler in member.texts(wire.get("handlers", []), f"{field}.handlers"):
+        member.one_of(handler, f"{field}.handlers", _HANDLERS)
     if wire.get("force_https") and "http" not in wire.get("handlers", []):
         raise InvalidArgument(f"invalid {field}.force_https, the port has no http handler")
 
 
-def _list(value: object, field: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise InvalidArgument(f"invalid {field}, must be a list")
-    return value
-
-
 def _services(value: object, field: str) -> list[Any]:
-    return [_service(item, f"{field}[{index}]") for index, item in enumerate(_list(value, field))]
+    return [_service(item, f"{field}[{index}]") for index, item in enumerate(member.sequence(value, field))]
 
 
 def _mounts(value: object, field: str) -> list[Any]:
-    mounts = _list(value, field)
+    mounts = member.sequence(value, field)
     if len(mounts) > 1:
         raise InvalidArgument(f"invalid {field}, a Machine has at most one mount, got {len(mounts)}")
     for mount in mounts:
-        path = _text(_object(mount, field).get("path", ""), f"{field}[0].path")
+        path = member.text(member.mapping(mount, field).get("path", ""), f"{field}[0].path")
         if not path.startswith("/") or path.strip("/") == "":
             raise InvalidArgument(f"invalid {field}[0].path, must be absolute and not /, got {path!r}")
     return mounts
 
 
 def _files(value: object, field: str) -> list[Any]:
-    for index, item in enumerate(_list(value, field)):
-        entry = _object(item, f"{field}[{index}]")
-        path = _text(entry.get("guest_path", ""), f"{field}[{index}].guest_path")
+    for index, item in enumerate(member.sequence(value, field)):
+        entry = member.mapping(item, f"{field}[{index}]")
+        path = member.text(entry.get("guest_path", ""), f"{field}[{index}].guest_path")
         if not path.startswith("/") or ".." in path.split("/") or path.endswith("/"):
             raise InvalidArgument(f"invalid {field}[{index}].guest_path, must be an absolute file path, got {path!r}")
         if sum(name in entry for name in ("raw_value", "secret_name", "image_config")) != 1:
@@ -407,18 +347,18 @@ def _files(value: object, field: str) -> list[Any]:
             )
         if "raw_value" in entry:
             try:
-                base64.b64decode(_text(entry["raw_value"], f"{field}[{index}].raw_value"), validate=True)
+                base64.b64decode(member.text(entry["raw_value"], f"{field}[{index}].raw_value"), validate=True)
             except binascii.Error as error:
                 raise InvalidArgument(f"invalid {field}[{index}].raw_value, not base64", why=str(error)) from error
         if "mode" in entry:
-            entry["mode"] = _whole(entry["mode"], f"{field}[{index}].mode", 0, 0o7777)
+            entry["mode"] = member.whole(entry["mode"], f"{field}[{index}].mode", 0, 0o7777)
     return list(value)  # type: ignore[call-overload, no-any-return]
 
 
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {
-    "image": _text,
-    "env": _string_map,
-    "metadata": _string_map,
+    "image": member.text,
+    "env": member.string_map,
+    "metadata": member.string_map,
     "guest": _guest,
     "init": _init,
     "restart": _restart,
@@ -427,8 +367,8 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "checks": _named_checks,
     "mounts": _mounts,
     "files": _files,
-    "auto_destroy": _flag,
-    "schedule": lambda value, field: _one_of(value, field, _SCHEDULES),
-    "dns": _object,
-    "size": _text,
+    "auto_destroy": member.flag,
+    "schedule": lambda value, field: member.one_of(value, field, _SCHEDULES),
+    "dns": member.mapping,
+    "size": member.text,
 }
