@@ -421,7 +421,6 @@ def test_placements(fly: Fly) -> None:
     ("config", "text"),
     [
         ({"processes": [{"exec": ["a"]}]}, "config.processes"),
-        ({"rootfs": {"persist": "always"}}, "config.rootfs.persist"),
         ({"containers": [{"name": "a", "image": "b"}]}, "config.containers"),
         ({"mounts": [{"volume": "vol_1", "path": "/data"}]}, "config.mounts"),
     ],

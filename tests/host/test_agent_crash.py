@@ -93,6 +93,37 @@ async def test_a_destroy_that_was_interrupted_ends_destroyed(
     assert_path(gone)
 
 
+@pytest.mark.parametrize("point", points(plans.RESTART))
+async def test_a_restart_that_was_interrupted_keeps_the_root_that_persists(
+    doomed: RunningAgent, watcher: Watcher, point: str
+) -> None:
+    machine = await watcher.until(await doomed.create(rootfs={"persist": "restart"}), "started")
+    await doomed.shell(machine, "echo before > /written; sync")
+    await arm(doomed, point)
+    request = contract.StopMachine(machine_id=machine.id, timeout_s=0.1)
+    await doomed.ask_in_vain(contract.RESTART_MACHINE, request)
+    await doomed.died()
+    await doomed.restarted()
+    again = await watcher.until(machine, lambda now: now.state == "started" and now.run_id != machine.run_id)
+    assert len(sandboxes(again)) == 1, "I1"
+    assert (await doomed.shell(again, "cat /written")).stdout == "before\n"
+    assert_path(again)
+
+
+async def test_a_root_that_persists_outlives_a_crash_while_its_machine_is_stopped(
+    doomed: RunningAgent, watcher: Watcher
+) -> None:
+    machine = await watcher.until(await doomed.create(rootfs={"persist": "always"}), "started")
+    await doomed.shell(machine, "echo before > /written")
+    await doomed.ask(contract.STOP_MACHINE, contract.StopMachine(machine_id=machine.id, timeout_s=0.1))
+    await watcher.until(machine, "stopped")
+    doomed.kill()
+    await doomed.restarted()
+    await doomed.ask(contract.START_MACHINE, contract.MachineCall(machine_id=machine.id))
+    again = await watcher.until(machine, "started")
+    assert (await doomed.shell(again, "cat /written")).stdout == "before\n"
+
+
 @pytest.mark.parametrize("point", [f"{moment}:{plans.BACK_OFF}" for moment in MOMENTS])
 async def test_a_crash_loop_goes_on_after_a_crash_of_the_agent(
     doomed: RunningAgent, watcher: Watcher, point: str

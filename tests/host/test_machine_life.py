@@ -56,6 +56,49 @@ async def test_a_machine_starts_runs_stops_starts_again_and_goes(agent: RunningA
     assert exit_event["exit_code"] == 143
 
 
+async def test_a_root_that_persists_outlives_stops_and_as_it_says_updates(
+    agent: RunningAgent, watcher: Watcher
+) -> None:
+    kept = {}
+    for persist in ("never", "restart", "always"):
+        machine = await watcher.until(await agent.create(rootfs={"persist": persist}), "started")
+        kept[persist] = [await _written_twice(agent, machine)]
+        await agent.ask(contract.STOP_MACHINE, contract.StopMachine(machine_id=machine.id, timeout_s=0.1))
+        await watcher.until(machine, "stopped")
+        await agent.ask(contract.START_MACHINE, contract.MachineCall(machine_id=machine.id))
+        machine = await watcher.until(machine, "started")
+        kept[persist].append(await _written_twice(agent, machine))
+        config = {**machine.config.wire, "env": {"NEW": "1"}, "stop_config": {"signal": "SIGKILL"}}
+        await agent.ask(contract.UPDATE_MACHINE, contract.UpdateMachine(machine_id=machine.id, config=config))
+        before = machine.run_id
+        machine = await watcher.until(
+            machine, lambda now, before=before: now.state == "started" and now.run_id != before
+        )
+        kept[persist].append(await _written_twice(agent, machine))
+    assert kept == {
+        "never": [False, False, False],
+        "restart": [False, True, False],
+        "always": [False, True, True],
+    }
+    roots = agent.settings.data_dir / "images" / "fs" / "roots"
+    assert len([entry for entry in roots.iterdir() if "-kept" in entry.name]) == 2
+    await agent.clear()
+    assert list(roots.iterdir()) == []
+
+
+async def _written_twice(agent: RunningAgent, machine: Machine) -> bool:
+    """Whether a file was there already; it is afterwards."""
+    return (await agent.shell(machine, "test -e /written; code=$?; touch /written; exit $code")).exit_code == 0
+
+
+async def test_a_root_has_the_size_asked_for(agent: RunningAgent, watcher: Watcher) -> None:
+    machine = await watcher.until(await agent.create(rootfs={"size_gb": 1, "persist": "always"}), "started")
+    size_kb = int((await agent.shell(machine, "df -k / | tail -1 | awk '{print $2}'")).stdout)
+    assert 900 << 10 < size_kb < 1 << 20
+    await agent.shell(machine, "dd if=/dev/zero of=/big bs=1M count=1100 2>/dev/null")
+    assert int((await agent.shell(machine, "stat -c %s /big")).stdout) < 1 << 30
+
+
 async def test_the_environment_names_files_and_limits_are_those_asked_for(
     agent: RunningAgent, watcher: Watcher
 ) -> None:

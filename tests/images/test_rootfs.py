@@ -14,7 +14,7 @@ import pytest
 from caddisfly.host.images import kernel
 from caddisfly.host.images.rootfs import RootFilesystems
 from caddisfly.host.images.store import ImageStore
-from caddisfly.model.errors import FailedPrecondition, InvalidArgument
+from caddisfly.model.errors import FailedPrecondition, InvalidArgument, Unavailable
 from tests.images.conftest import OpenStore, loop_devices
 
 
@@ -74,6 +74,35 @@ async def test_a_new_root_is_fresh_and_a_kept_one_is_not(store: ImageStore) -> N
         root = await store.roots.mount("m1", lower, size_mb=32, keep=keep)
         assert (root / "mine").exists() is expected
         await store.roots.unmount("m1")
+
+
+async def test_a_kept_root_grows_holds_its_limit_and_never_shrinks(store: ImageStore) -> None:
+    lower = layers(store, 1)
+    for size_mb, room_mb in ((32, 32), (64, 64), (32, 64)):
+        root = await store.roots.mount("m1", lower, size_mb=size_mb, keep=True)
+        (root / f"of-{size_mb}").write_text("written")
+        found = os.statvfs(root)
+        assert room_mb * 0.5 < found.f_blocks * found.f_frsize / (1 << 20) <= room_mb
+        await store.roots.unmount("m1", keep=True)
+    assert (await store.roots.mount("m1", lower, size_mb=32, keep=True) / "of-64").exists()
+
+
+async def test_a_kept_root_that_is_still_in_use_is_not_opened_twice(store: ImageStore) -> None:
+    lower = layers(store, 1)
+    root = await store.roots.mount("m1", lower, size_mb=32, keep=True)
+    with (root / "all").open():
+        await store.roots.unmount("m1", keep=True)
+        with pytest.raises(Unavailable, match="still in use"):
+            await store.roots.mount("m1", lower, size_mb=32, keep=True)
+    await store.roots.mount("m1", lower, size_mb=32, keep=True)
+
+
+async def test_a_kept_root_that_a_crash_left_half_made_is_made_again(store: ImageStore) -> None:
+    home = store.roots.path("m1").parent
+    home.mkdir(parents=True)
+    (home / "upper.new").write_text("half")
+    root = await store.roots.mount("m1", layers(store, 1), size_mb=32, keep=True)
+    (root / "mine").write_text("written")
 
 
 async def test_unmounting_frees_everything_and_may_be_repeated(store: ImageStore, tmp_path: Path) -> None:

@@ -55,6 +55,12 @@ def test_durations_are_normalised() -> None:
         ({"image": ""}, "missing config.image"),
         ({"image": 5}, "config.image"),
         ({"env": {"A": 1}}, "config.env.A"),
+        ({"rootfs": {"persist": "sometimes"}}, "config.rootfs.persist"),
+        ({"rootfs": {"size_gb": 51}}, "config.rootfs.size_gb"),
+        ({"rootfs": {"size_gb": 1.5}}, "config.rootfs.size_gb"),
+        ({"rootfs": {"size_gb": 2, "fs_size_gb": 3}}, "config.rootfs.fs_size_gb"),
+        ({"rootfs": {"fs_type": "btrfs"}}, "config.rootfs.fs_type"),
+        ({"guest": {**SMALL, "persist_rootfs": 4}}, "config.guest.persist_rootfs"),
         ({"env": {"A=B": "x"}}, "config.env"),
         ({"env": {"A": "x\0y"}}, "NUL"),
         ({"metadata": {"a": True}}, "config.metadata.a"),
@@ -144,3 +150,23 @@ def test_what_comes_back_is_a_fixed_point(raw: dict[str, Any]) -> None:
 @given(guests)
 def test_every_size_in_range_is_a_guest(wire: dict[str, Any]) -> None:
     assert Guest.from_wire(wire).to_wire() == wire
+
+
+@pytest.mark.parametrize(
+    ("members", "persist"),
+    [
+        ({}, "never"),
+        ({"rootfs": {"persist": "restart"}}, "restart"),
+        ({"rootfs": {"persist": "none"}}, "never"),
+        ({"guest": {**SMALL, "persist_rootfs": 3}}, "always"),
+        ({"guest": {**SMALL, "persist_rootfs": 0}}, "never"),
+        ({"guest": {**SMALL, "persist_rootfs": "always"}, "rootfs": {"persist": "never"}}, "never"),
+    ],
+)
+def test_what_the_root_outlives_has_two_spellings(members: dict[str, Any], persist: str) -> None:
+    assert Config.parse({"image": "nginx", **members}).persist == persist
+
+
+def test_the_file_systems_size_goes_before_the_disks() -> None:
+    assert Config.parse({"image": "nginx", "rootfs": {"size_gb": 4, "fs_size_gb": 2}}).root_size_mb == 2048
+    assert Config.parse({"image": "nginx", "rootfs": {"persist": "always"}}).root_size_mb == 0

@@ -35,12 +35,15 @@ class NullRoots:
     directory: Path
     mounted: set[str] = field(default_factory=set)
 
-    async def mount(self, key: str, layers: tuple[Path, ...], *, size_mb: int) -> Path:
+    async def mount(self, key: str, layers: tuple[Path, ...], *, size_mb: int, keep: bool = False) -> Path:
         self.mounted.add(key)
         return self.directory
 
-    async def unmount(self, key: str) -> None:
+    async def unmount(self, key: str, *, keep: bool = False) -> None:
         self.mounted.discard(key)
+
+    def known(self) -> set[str]:
+        return set(self.mounted)
 
 
 @dataclass

@@ -37,6 +37,8 @@ def _config(world: World) -> dict[str, Any]:
     }
     if world.happens(0.1):
         config["auto_destroy"] = True
+    if world.happens(0.4):
+        config["rootfs"] = {"persist": chance.choice(("restart", "always"))}
     return config
 
 

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from caddisfly.host.operations.root import kept_for
+from caddisfly.host.operations.root import key as root_key
 from caddisfly.model import states
 from caddisfly.model.machine import Event, Machine
 from tests.host.paths import FOLLOWS
@@ -78,11 +80,20 @@ def _leaks(world: World) -> Iterator[str]:
             yield f"{machine.id} is started and {id or 'nothing'} does not run"
         elif box.version != machine.instance_id:
             yield f"{id} runs another version than its Machine has"
-    for what, ids in (("sandbox", set(rooms.boxes)), ("root", rooms.roots), ("link", rooms.links)):
-        for id in sorted(ids - up.keys()):
+    roots = {root_key(machine) for machine in up.values()}
+    for what, ids, wanted in (
+        ("sandbox", set(rooms.boxes), up.keys()),
+        ("root", rooms.roots, roots),
+        ("link", rooms.links, up.keys()),
+    ):
+        for id in sorted(ids - wanted):
             yield f"{what} {id} belongs to no Machine that is started"
-        for id in sorted(up.keys() - ids):
+        for id in sorted(wanted - ids):
             yield f"{what} {id} is missing"
+    there = {machine.id for machine in world.disk.machines.values() if machine.state != states.DESTROYED}
+    for key in rooms.kept:
+        if kept_for(key) not in there:
+            yield f"what was kept as {key} belongs to no Machine"
 
 
 def _acknowledged(world: World) -> Iterator[str]:

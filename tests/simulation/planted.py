@@ -17,10 +17,10 @@ from caddisfly.host.agent import Agent
 from caddisfly.host.journal.journal import Contents, Write
 from caddisfly.host.journal.operation import Operation
 from caddisfly.host.operations import engine as engine_module
-from caddisfly.host.operations import lifecycle, plans
+from caddisfly.host.operations import lifecycle, plans, root
 from caddisfly.host.operations.engine import Engine
 from caddisfly.host.operations.steps import STEPS, await_exit
-from caddisfly.host.operations.work import Work
+from caddisfly.host.operations.work import Parts, Work
 from caddisfly.model import states
 from caddisfly.model.errors import Problem
 from caddisfly.model.machine import Exit, Machine
@@ -319,6 +319,32 @@ def old_version_starts() -> list[Patch]:
 
 _START_STEP = STEPS[plans.START_SANDBOX]
 
+
+def stop_forgets_root() -> list[Patch]:
+    """What a root that persists holds goes with each stop, like that of any other."""
+
+    async def unmount(parts: Parts, machine: Machine, *, for_good: bool) -> None:
+        await _UNMOUNT(parts, machine, for_good=True)
+
+    return [(root, "unmount", unmount)]
+
+
+def destroy_keeps_root() -> list[Patch]:
+    """What a destroyed Machine had kept stays on the disk."""
+
+    async def unmount(parts: Parts, machine: Machine, *, for_good: bool) -> None:
+        await _UNMOUNT(parts, machine, for_good=False)
+
+    return [(root, "unmount", unmount)]
+
+
+def sweep_takes_kept_roots() -> list[Patch]:
+    """An agent that comes back takes the root that a stopped Machine keeps for litter."""
+    return [(root, "kept_for", lambda key: "")]
+
+
+_UNMOUNT = root.unmount
+
 BUGS: dict[str, Callable[[], list[Patch]]] = {
     plant.__name__: plant
     for plant in (
@@ -346,6 +372,9 @@ BUGS: dict[str, Callable[[], list[Patch]]] = {
         numbers_start_over,
         create_twice,
         old_version_starts,
+        stop_forgets_root,
+        destroy_keeps_root,
+        sweep_takes_kept_roots,
     )
 }
 

@@ -25,6 +25,9 @@ from caddisfly.host.drivers.driver import (
 from caddisfly.host.images.image import Image, ImageConfig, ResolvedImage
 from caddisfly.host.images.reference import Reference
 from caddisfly.host.network.network import Attachment
+from caddisfly.host.operations.root import kept_for
+from caddisfly.host.operations.root import key as root_key
+from caddisfly.model import states
 from caddisfly.model.errors import FailedPrecondition, Final, InvalidArgument, Unavailable
 from caddisfly.model.machine import Exit, Machine
 from tests.simulation.loop import PROCESS
@@ -45,6 +48,7 @@ class Box:
 
     id: str
     version: str
+    root: str = ""
     made: bool = True
     exit: Exit | None = None
     stubborn: bool = False
@@ -68,6 +72,11 @@ class Rooms:
         self.world = world
         self.boxes: dict[str, Box] = {}
         self.roots: set[str] = set()
+        """Those that are mounted."""
+        self.kept: dict[str, list[str]] = {}
+        """What is on the disk of roots that persist: the incarnations that wrote there."""
+        self.written: dict[str, list[str]] = {}
+        """What should be there."""
         self.links: set[str] = set()
         self.started: set[str] = set()
         """Every sandbox that ever ran."""
@@ -75,7 +84,7 @@ class Rooms:
     def running(self) -> list[Box]:
         return [box for box in self.boxes.values() if box.running]
 
-    def begin(self, id: str, version: str) -> None:
+    def begin(self, id: str, version: str, root: str) -> None:
         """The first process of a sandbox runs: the moment in which I1 can break."""
         world = self.world
         box = self.boxes.setdefault(id, Box(id, version))
@@ -88,14 +97,35 @@ class Rooms:
             world.complain(f"{id} was started while {', '.join(others)} runs")
         if box.machine_id in world.disk.destroyed:
             world.complain(f"{id} was started after its Machine was destroyed")
-        if id not in self.roots or id not in self.links:
+        if root not in self.roots or id not in self.links:
             world.complain(f"{id} was started without its root or its link")
+        self._write(id, root)
+        box.root = root
         self.started.add(id)
         box.made = False
         if world.faults:
             box.stubborn = world.happens(0.1)
             if world.happens(0.3):
                 world.loop.later(world.chance.expovariate(1 / 3.0), self._by_itself, id)
+
+    def _write(self, id: str, root: str) -> None:
+        if not kept_for(root):
+            return
+        found, expected = self.kept.setdefault(root, []), self.written.setdefault(root, [])
+        if found != expected:
+            self.world.complain(f"{id} found what {found} wrote, and should find what {expected} did")
+        found.append(id)
+        expected.append(id)
+
+    def thrown_away(self, key: str) -> None:
+        """What was kept is gone. The present version of its Machine must not want it."""
+        self.kept.pop(key, None)
+        self.written.pop(key, None)
+        machine = self.world.disk.machines.get(kept_for(key))
+        if machine is None or machine.state in (states.DESTROYING, states.DESTROYED):
+            return
+        if root_key(machine) == key:
+            self.world.complain(f"what {machine.id} had kept was thrown away")
 
     def _by_itself(self, id: str) -> None:
         if self.world.faults:
@@ -122,13 +152,14 @@ class Rooms:
     def intended(self, id: str, what: str) -> None:
         """Intent before effect: what is built for an incarnation must be in the journal."""
         machine = self.world.disk.machines.get(id.partition("-")[0])
-        if machine is None or machine.run_id != id:
+        if machine is None or id not in (machine.run_id, root_key(machine)):
             self.world.complain(f"{what} of {id} before it was journaled")
 
     def unowned(self, id: str) -> None:
         """What is swept must belong to nobody."""
         machine = self.world.disk.machines.get(id.partition("-")[0])
-        if machine is not None and machine.run_id == id:
+        owned = machine is not None and (machine.run_id == id or (kept_for(id) and machine.state != states.DESTROYED))
+        if machine is not None and owned:
             self.world.complain(f"{id} was swept away and belongs to a Machine that is {machine.state}")
 
 
@@ -204,7 +235,7 @@ class SimDriver(_Room):
         if box.running:
             return Running(1)
         try:
-            await self._effect("start", id, lambda: self._rooms.begin(id, version))
+            await self._effect("start", id, lambda: self._rooms.begin(id, version, sandbox.root.name))
         except (Unavailable, Final):
             self._rooms.started.discard(id)
             await self.destroy(id)  # as real drivers do: what a failed start left, if it can be removed
@@ -269,25 +300,31 @@ class SimDriver(_Room):
 
 
 class SimRoots(_Room):
-    async def mount(self, key: str, layers: tuple[Path, ...], *, size_mb: int) -> Path:
+    async def mount(self, key: str, layers: tuple[Path, ...], *, size_mb: int, keep: bool = False) -> Path:
         self._rooms.intended(key, "root")
-        await self._effect("mount", key, lambda: self._rooms.roots.add(key))
-        return _ROOT
+        await self._effect("mount", key, lambda: self._mounted(key, keep))
+        return _ROOT / key
 
-    async def unmount(self, key: str) -> None:
-        if self._world.sweeping:
+    def _mounted(self, key: str, keep: bool) -> None:
+        if key not in self._rooms.roots and not keep and key in self._rooms.kept:
+            self._rooms.thrown_away(key)
+        self._rooms.roots.add(key)
+
+    async def unmount(self, key: str, *, keep: bool = False) -> None:
+        if self._world.sweeping and not keep:
             self._rooms.unowned(key)
-        if key in self._rooms.roots:
-            await self._effect("unmount", key, lambda: self._unmounted(key))
+        if key in self.known():
+            await self._effect("unmount", key, lambda: self._unmounted(key, keep))
 
-    def _unmounted(self, key: str) -> None:
-        box = self._rooms.boxes.get(key)
-        if box is not None and box.running:
-            self._world.complain(f"the root of {key} was taken away while it runs")
+    def _unmounted(self, key: str, keep: bool) -> None:
+        if any(box.root == key for box in self._rooms.running()):
+            self._world.complain(f"the root {key} was taken away while it is in use")
         self._rooms.roots.discard(key)
+        if not keep and key in self._rooms.kept:
+            self._rooms.thrown_away(key)
 
     def known(self) -> set[str]:
-        return set(self._rooms.roots)
+        return self._rooms.roots | self._rooms.kept.keys()
 
     async def sweep(self, *, keep: Iterable[str]) -> set[str]:
         stray = self.known() - set(keep)

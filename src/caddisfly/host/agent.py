@@ -32,7 +32,7 @@ from caddisfly.host.journal.journal import Contents
 from caddisfly.host.leases import Leases
 from caddisfly.host.logs import LogFollower
 from caddisfly.host.machines import Machines
-from caddisfly.host.operations import lifecycle
+from caddisfly.host.operations import lifecycle, root
 from caddisfly.host.operations.engine import Engine
 from caddisfly.host.operations.work import Parts, attachment_of
 from caddisfly.host.records import Records
@@ -170,8 +170,10 @@ class Agent:
         for id in unwanted(await self._network.known()):
             log.warning("agent.swept", extra={"namespace": id})
             await self._network.discard(id)
+        kept = {machine.id for machine in contents.machines if machine.state != states.DESTROYED}
         roots = self._images.roots.known()
-        swept = await self._images.roots.sweep(keep=roots - set(unwanted(roots)))
+        stray = {name for name in unwanted(roots) if root.kept_for(name) not in kept}
+        swept = await self._images.roots.sweep(keep=roots - stray)
         if swept:
             log.warning("agent.swept", extra={"roots": len(swept)})
         self._checks.sweep(ours)

@@ -33,9 +33,7 @@ _LOCK = Path("/run/caddisfly-agent.lock")
 
 
 class HostRoots(Roots, Protocol):
-    """Roots, and which of them there are."""
-
-    def known(self) -> set[str]: ...
+    """Roots, and a way to take down many of them."""
 
     async def sweep(self, *, keep: Iterable[str]) -> set[str]:
         """Take down all others. Returns those."""

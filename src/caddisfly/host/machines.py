@@ -290,9 +290,5 @@ def _refuse_what_is_not_there(config: Config) -> None:
         raise InvalidArgument(
             "config.processes: several processes in one Machine are not there yet", next="use config.init, or a shell"
         )
-    if config.keeps_root:
-        raise InvalidArgument(
-            "config.rootfs.persist: a root that outlives its run is not there yet", next='leave it out, or say "never"'
-        )
     if config.guest.gpu_kind:
         raise Aborted(f"could not reserve resource for machine: no {config.guest.gpu_kind} GPU on the current host")

@@ -129,10 +129,10 @@ class SimulatedComputer:
 class SimulatedRoots:
     """Roots that nobody looks into."""
 
-    async def mount(self, key: str, layers: tuple[Path, ...], *, size_mb: int) -> Path:
+    async def mount(self, key: str, layers: tuple[Path, ...], *, size_mb: int, keep: bool = False) -> Path:
         return _NOWHERE
 
-    async def unmount(self, key: str) -> None: ...
+    async def unmount(self, key: str, *, keep: bool = False) -> None: ...
 
     def known(self) -> set[str]:
         return set()

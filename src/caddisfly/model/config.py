@@ -25,6 +25,9 @@ from caddisfly.model.service import Service
 STOP_SIGNALS = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGTERM", "SIGSTOP")
 STOP_TIMEOUT_DEFAULT = Duration.of_seconds(5)
 STOP_TIMEOUT_MAX = Duration.of_seconds(300)
+ROOT_MAX_GB = 50
+_PERSIST = ("none", "never", "restart", "always")
+_PERSIST_NUMBERS = ("never", "never", "restart", "always")
 _POLICIES = ("no", "always", "on-failure", "spot-price")
 _SCHEDULES = ("hourly", "daily", "weekly", "monthly")
 _HANDLERS = ("http", "tls", "pg_tls", "proxy_proto", "edge_http", "tcp")
@@ -135,10 +138,16 @@ class Config:
         return StopConfig(wire.get("signal") or "SIGINT", timeout or STOP_TIMEOUT_DEFAULT)
 
     @property
-    def keeps_root(self) -> bool:
-        """Whether what is written to the root shall outlive a restart (`rootfs.persist`, or its older spelling)."""
-        persist = (self.wire.get("rootfs") or {}).get("persist", self.wire["guest"].get("persist_rootfs"))
-        return persist in ("restart", "always", 2, 3)
+    def persist(self) -> str:
+        """What the root outlives: never, restart (also a stop and a start), or always (an update, too)."""
+        said = (self.wire.get("rootfs") or {}).get("persist") or self.wire["guest"].get("persist_rootfs") or "never"
+        return _PERSIST_NUMBERS[said] if isinstance(said, int) else "never" if said == "none" else str(said)
+
+    @property
+    def root_size_mb(self) -> int:
+        """MiB of the writable layer. 0: what the host gives."""
+        rootfs = self.wire.get("rootfs") or {}
+        return int(rootfs.get("fs_size_gb") or rootfs.get("size_gb") or 0) << 10
 
     @property
     def schedule(self) -> str:
@@ -187,6 +196,9 @@ def _without_nulls(value: Any) -> Any:
 def _guest(value: object, field: str) -> dict[str, Any]:
     wire = member.mapping(value, field)
     guest = Guest.from_wire(wire)
+    if wire.get("persist_rootfs"):
+        numbers = tuple(range(len(_PERSIST_NUMBERS)))
+        member.one_of(wire["persist_rootfs"], f"{field}.persist_rootfs", (*_PERSIST, *numbers))
     return {name: inner for name, inner in {**wire, **guest.to_wire()}.items() if not member.empty(inner)}
 
 
@@ -195,6 +207,20 @@ def _init(value: object, field: str) -> dict[str, Any]:
     for name in ("exec", "entrypoint", "cmd", "kernel_args"):
         if name in wire:
             wire[name] = member.texts(wire[name], f"{field}.{name}")
+    return {name: inner for name, inner in wire.items() if not member.empty(inner)}
+
+
+def _rootfs(value: object, field: str) -> dict[str, Any]:
+    wire = member.mapping(value, field)
+    if wire.get("persist"):
+        member.one_of(wire["persist"], f"{field}.persist", _PERSIST)
+    for name in ("size_gb", "fs_size_gb"):
+        if name in wire:
+            wire[name] = member.whole(wire[name], f"{field}.{name}", 0, ROOT_MAX_GB)
+    if wire.get("fs_size_gb", 0) > (wire.get("size_gb") or ROOT_MAX_GB):
+        raise InvalidArgument(f"invalid {field}.fs_size_gb, must not exceed size_gb, which is {wire['size_gb']}")
+    if wire.get("fs_type"):
+        member.one_of(wire["fs_type"], f"{field}.fs_type", ("ext4",))
     return {name: inner for name, inner in wire.items() if not member.empty(inner)}
 
 
@@ -361,6 +387,7 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "metadata": member.string_map,
     "guest": _guest,
     "init": _init,
+    "rootfs": _rootfs,
     "restart": _restart,
     "stop_config": _stop_config,
     "services": _services,

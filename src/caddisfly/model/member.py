@@ -60,9 +60,9 @@ def whole(value: object, field: str, low: int, high: int) -> int:
     return int(value)
 
 
-def one_of(value: object, field: str, allowed: tuple[str, ...]) -> str:
+def one_of(value: object, field: str, allowed: tuple[object, ...]) -> str:
     if value not in allowed:
-        raise InvalidArgument(f"invalid {field}, {value!r} is not one of {', '.join(allowed)}")
+        raise InvalidArgument(f"invalid {field}, {value!r} is not one of {', '.join(map(str, allowed))}")
     return str(value)
 
 

@@ -37,7 +37,7 @@ from weakref import WeakValueDictionary
 from caddisfly.host.images import kernel
 from caddisfly.host.images.blobs import disk_problem
 from caddisfly.host.images.durable import remove_tree
-from caddisfly.model.errors import FailedPrecondition, InvalidArgument
+from caddisfly.model.errors import FailedPrecondition, InvalidArgument, Unavailable
 
 MIN_SIZE_MB, MAX_SIZE_MB = 16, 1 << 20
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -45,6 +45,10 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./-]+")
 _OPTIONS_LIMIT = 4095
 _MKFS_TIMEOUT_S = 120
 _UPPER_DIRS = ("upper", "work")
+_BLOCK = 4096
+_EXT4_BLOCKS_AT = 1024 + 4
+"""Where its superblock says how many blocks it has."""
+_BLOCK_DEVICES = Path("/sys/block")
 
 
 class RootFilesystems:
@@ -158,11 +162,10 @@ class RootFilesystems:
             for path in (home, quota, target):
                 path.mkdir(mode=0o711, exist_ok=True)
             (home / "layers.json").write_text(json.dumps([layer.name for layer in layers]))
-            if not upper.exists():
-                if self._reflink:
-                    kernel.clone_file(self._template(size_mb), upper)
-                else:
-                    make_ext4(upper, size_mb=size_mb)
+            if upper.exists():
+                _grow(upper, size_mb)
+            else:
+                self._make_upper(upper, size_mb)
             device, descriptor = kernel.attach_loop(upper, direct_io=False)
             try:
                 # The inode tables of a new sparse file are zero already: no thread needs to write them. And what dies
@@ -178,6 +181,42 @@ class RootFilesystems:
             _dismantle(home, keep=keep)
             raise
 
+    def _make_upper(self, upper: Path, size_mb: int) -> None:
+        """Whole or not at all: what is kept is used again after a crash."""
+        draft = upper.with_suffix(".new")
+        draft.unlink(missing_ok=True)
+        if self._reflink:
+            kernel.clone_file(self._template(size_mb), draft)
+        else:
+            make_ext4(draft, size_mb=size_mb)
+        draft.replace(upper)
+
+
+def _grow(upper: Path, size_mb: int) -> None:
+    """Make a layer that was kept as large as it may be now. It never shrinks.
+
+    Raises `Unavailable` while the layer is still in use. Two devices over one file would ruin what is in it.
+    """
+    in_use = {_backing(file) for file in _BLOCK_DEVICES.glob("loop*/loop/backing_file")}
+    if str(upper) in in_use:
+        raise Unavailable("the root that this machine kept is still in use", next="try again in a moment")
+    with upper.open("rb") as file:
+        file.seek(_EXT4_BLOCKS_AT)
+        blocks = int.from_bytes(file.read(4), "little")
+    # What the file system says of itself: the file may be larger, after a crash between growing the one and the other.
+    if blocks * _BLOCK < size_mb << 20:
+        os.truncate(upper, size_mb << 20)
+        # Not while it is mounted: that takes a right, CAP_SYS_RESOURCE, which an agent in a container may not have.
+        _run(["e2fsck", "-f", "-y", str(upper)], fine=(0, 1))
+        _run(["resize2fs", str(upper)])
+
+
+def _backing(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:  # the device was freed in this moment
+        return ""
+
 
 def make_ext4(path: Path, *, size_mb: int) -> None:
     """A new sparse ext4 image. With a journal: without one, ext4 was measured slow at creating after deleting."""
@@ -185,18 +224,34 @@ def make_ext4(path: Path, *, size_mb: int) -> None:
         file.truncate(size_mb << 20)
     journal = 4 if size_mb < 512 else 16
     extended = "lazy_itable_init=1,lazy_journal_init=1,nodiscard"
-    command = ["mkfs.ext4", "-q", "-F", "-b", "4096", "-i", "8192", "-m", "0", "-J", f"size={journal}", "-E", extended]
-    try:
-        with tempfile.TemporaryDirectory() as content:
-            # The overlay's two directories come with the image: making them after mounting costs reads and allocations
-            # through the loop device, milliseconds on a busy host.
-            for name in _UPPER_DIRS:
-                Path(content, name).mkdir(mode=0o755)
-            arguments = [*command, "-d", content, str(path)]
-            subprocess.run(arguments, capture_output=True, check=True, timeout=_MKFS_TIMEOUT_S)
-    except subprocess.CalledProcessError as error:
-        text = error.stderr.decode(errors="replace")[-300:]
-        raise OSError(errno.ENOSPC if "space" in text else errno.EIO, f"mkfs.ext4: {text}", str(path)) from error
+    command = [
+        "mkfs.ext4",
+        "-q",
+        "-F",
+        "-b",
+        str(_BLOCK),
+        "-i",
+        "8192",
+        "-m",
+        "0",
+        "-J",
+        f"size={journal}",
+        "-E",
+        extended,
+    ]
+    with tempfile.TemporaryDirectory() as content:
+        # The overlay's two directories come with the image: making them after mounting costs reads and allocations
+        # through the loop device, milliseconds on a busy host.
+        for name in _UPPER_DIRS:
+            Path(content, name).mkdir(mode=0o755)
+        _run([*command, "-d", content, str(path)])
+
+
+def _run(command: list[str], *, fine: tuple[int, ...] = (0,)) -> None:
+    done = subprocess.run(command, capture_output=True, check=False, timeout=_MKFS_TIMEOUT_S)
+    if done.returncode not in fine:
+        text = done.stderr.decode(errors="replace")[-300:]
+        raise OSError(errno.ENOSPC if "space" in text else errno.EIO, f"{command[0]}: {text}", command[-1])
 
 
 def _mount_overlay(target: Path, layers: tuple[Path, ...], *, upper: Path, work: Path) -> None:

@@ -20,11 +20,19 @@ from caddisfly.model.machine import Exit, Machine
 
 
 class Roots(Protocol):
-    """Writable roots, one for each incarnation."""
+    """Writable roots. Which there are, and how long, is in `root.py`."""
 
-    async def mount(self, key: str, layers: tuple[Path, ...], *, size_mb: int) -> Path: ...
+    async def mount(self, key: str, layers: tuple[Path, ...], *, size_mb: int, keep: bool = False) -> Path:
+        """With `keep`, what an `unmount` with `keep` left is used again."""
+        ...
 
-    async def unmount(self, key: str) -> None: ...
+    async def unmount(self, key: str, *, keep: bool = False) -> None:
+        """Does nothing when there is none."""
+        ...
+
+    def known(self) -> set[str]:
+        """Every root that has anything on the disk, mounted or not."""
+        ...
 
 
 class Images(Protocol):

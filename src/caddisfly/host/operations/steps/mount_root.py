@@ -1,7 +1,8 @@
-"""Give the incarnation a fresh root: the image's layers under a writable layer of limited size."""
+"""Give the incarnation its root: the image's layers under a writable layer of limited size."""
 
 from __future__ import annotations
 
+from caddisfly.host.operations import root
 from caddisfly.host.operations.steps import fetch_image
 from caddisfly.host.operations.work import Work
 
@@ -12,6 +13,4 @@ async def run(work: Work) -> None:
     assert work.image is not None
     work.parts.check_room(work.machine)
     work.parts.driver.expect()
-    work.root = await work.parts.images.roots.mount(
-        work.machine.run_id, work.image.layer_dirs, size_mb=work.parts.settings.root_size_mb
-    )
+    work.root = await root.mount(work.parts, work.machine, work.image.layer_dirs)

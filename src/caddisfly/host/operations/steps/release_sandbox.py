@@ -1,14 +1,15 @@
-"""Take down everything an incarnation had on this host: processes, groups, root, network."""
+"""Take down everything an incarnation had on this host: processes, groups, root, network. A root may be kept."""
 
 from __future__ import annotations
 
+from caddisfly.host.operations import plans, root
 from caddisfly.host.operations.work import Work, attachment_of
 
 
 async def run(work: Work) -> None:
-    if not work.machine.run_id:
-        return
-    await work.parts.driver.destroy(work.machine.run_id)
-    await work.parts.images.roots.unmount(work.machine.run_id)
-    await work.parts.links.detach(attachment_of(work.machine))
+    if work.machine.run_id:
+        await work.parts.driver.destroy(work.machine.run_id)
+    await root.unmount(work.parts, work.machine, for_good=work.operation.kind == plans.DESTROY)
+    if work.machine.run_id:
+        await work.parts.links.detach(attachment_of(work.machine))
     work.image, work.root, work.netns = None, None, None
