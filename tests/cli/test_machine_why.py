@@ -60,6 +60,12 @@ STORIES: list[tuple[str, Account, str, str]] = [
         "check alive is critical: refused",
         "caddis logs",
     ),
+    (
+        "asks in vain",
+        told("started", STARTED, {**LAUNCH, "request": {"warnings": ["swap_size_mb has no effect"]}}),
+        "swap_size_mb has no effect.",
+        "nothing",
+    ),
     ("was never started", told("stopped", LAUNCH), "never started", "caddis machine start"),
     ("was updated asleep", told("stopped", event("update", "replaced", "flyd"), LAUNCH), "updated", "machine start"),
     ("was stopped", told("stopped", *asked()), "stopped through the API", "caddis machine start"),

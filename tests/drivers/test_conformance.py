@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from caddisfly.host.drivers.driver import Command, Driver, Ended, Pausable, Running
+from caddisfly.host.drivers.driver import Command, CommandResult, Driver, Ended, Pausable, Running, Sizable
 from caddisfly.model.errors import DeadlineExceeded, InvalidArgument, Problem
 from caddisfly.model.machine import Exit
 from tests.conftest import eventually
@@ -115,6 +117,33 @@ async def test_output_goes_to_the_log_with_its_stream(programs: Bench) -> None:
     await soon(programs.driver.wait(sandbox.id))
     lines = {tuple(line.split(" ", 3)[1:]) for line in sandbox.log.read_text().splitlines()}
     assert lines == {("stdout", "F", "out"), ("stderr", "F", "err")}
+
+
+async def test_a_console_can_be_a_terminal(programs: Bench) -> None:
+    sandbox = programs.sandbox("test -t 0 && test -t 1 && echo terminal; echo err >&2; sleep 1000", tty=True)
+    await programs.driver.start(sandbox)
+    await eventually(lambda: sandbox.log.exists() and " err" in sandbox.log.read_text())
+    lines = [line.split(" ", 3)[1:] for line in sandbox.log.read_text().splitlines()]
+    assert [(stream, tag) for stream, tag, _ in lines] == [("stdout", "F")] * len(lines)
+    assert lines[0][2].strip() == "terminal"
+    assert await programs.driver.execute(sandbox.id, Command(argv=("/bin/sh", "-c", "! test -t 0"), timeout_s=20)) == (
+        CommandResult(exit_code=0, stdout=b"", stderr=b"")
+    )
+    await programs.driver.signal(sandbox.id, signal.SIGTERM)
+    assert (await soon(programs.driver.wait(sandbox.id))).signal == 15
+
+
+async def test_swap_is_a_limit_of_its_own(programs: Bench) -> None:
+    limits = replace(programs.sandbox().limits, swap_mb=64)
+    sandbox = programs.sandbox(limits=limits)
+    await programs.driver.start(sandbox)
+    driver = programs.driver
+    assert isinstance(driver, Sizable)
+    for memory_mb in (96, 128):
+        await driver.limit_memory(sandbox.id, memory_mb)
+        assert await driver.memory_limit(sandbox.id) == memory_mb
+        for file in Path("/sys/fs/cgroup/memory/caddisfly").glob(f"{sandbox.id}/memory.memsw.limit_in_bytes"):
+            assert int(file.read_text()) >> 20 == memory_mb + 64
 
 
 async def test_orphans_are_reaped(programs: Bench) -> None:

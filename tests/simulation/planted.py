@@ -292,7 +292,9 @@ def numbers_start_over() -> list[Patch]:
 def create_twice() -> list[Patch]:
     """Two creates of one Machine that meet are not noticed."""
 
-    async def create(self: Engine, machine: Machine, *, launch: bool) -> tuple[Machine, int]:
+    async def create(
+        self: Engine, machine: Machine, *, launch: bool, warnings: tuple[str, ...] = ()
+    ) -> tuple[Machine, int]:
         decision = lifecycle.created(machine, launch=launch)
         assert decision.operation is not None
         await self._journal.write(Write(machine=decision.machine, fence=None, begin=decision.operation))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from caddisfly.client.calls import Json
 
 _LINES = 5
+_TOLD_WITH = (("launch", "created"), ("update", "replacing"))
 _LONG_MS = {"updating": 600_000.0, "replacing": 600_000.0}
 _LONG_ELSE_MS = 300_000.0
 _RETRIES = 10
@@ -288,7 +289,7 @@ _STORIES: Mapping[str, Callable[[_Facts], _Told]] = {
 
 def _around(facts: _Facts, lease: Json | None) -> list[str]:
     """What else keeps it from being what one expects of it."""
-    found = []
+    found = [f"{warning}." for warning in _warnings(facts)]
     if facts.machine.get("cordoned") and facts.state != "destroyed":
         found.append("It is cordoned: no request reaches it or wakes it.")
     if facts.state == "started":
@@ -304,6 +305,12 @@ def _around(facts: _Facts, lease: Json | None) -> list[str]:
             f"{lease.get('owner') or 'Somebody'} holds its lease{purpose}: for {left} nobody else may change it."
         )
     return found
+
+
+def _warnings(facts: _Facts) -> list[str]:
+    """What its present config asks for in vain."""
+    told = next((event for event in facts.events if (event["type"], event["status"]) in _TOLD_WITH), None)
+    return list(((told or {}).get("request") or {}).get("warnings") or ())
 
 
 def _ending(left: Json) -> str:

@@ -15,6 +15,7 @@ from typing import IO, Protocol
 from caddisfly.host.capacity import Capacity
 from caddisfly.host.checks.probe import Finding, probe
 from caddisfly.host.drivers.driver import Driver, Sandbox
+from caddisfly.host.drivers.oci.cgroups import has_swap
 from caddisfly.host.drivers.oci.driver import OciDriver
 from caddisfly.host.guest import compile_sandbox
 from caddisfly.host.images.image import ImageConfig, ResolvedImage, StoredImage
@@ -88,8 +89,8 @@ class Computer(Protocol):
         """Leave it to the next agent, with everything that runs."""
         ...
 
-    def accept(self, config: Config) -> None:
-        """Raises `InvalidArgument` for a config that makes no sense on this computer."""
+    def accept(self, config: Config) -> tuple[str, ...]:
+        """What of a config has no effect on this computer, in words. Raises `InvalidArgument` if it makes no sense."""
         ...
 
     @property
@@ -138,8 +139,13 @@ class ThisComputer:
         if self._lock is not None:
             self._lock.close()
 
-    def accept(self, config: Config) -> None:
-        """What a computer can do with a config is found out by doing it."""
+    def accept(self, config: Config) -> tuple[str, ...]:
+        warnings = []
+        if config.swap_mb and not has_swap():
+            warnings.append("config.init.swap_size_mb has no effect: its host has no swap")
+        if config.kernel_args:
+            warnings.append("kernel_args have no effect: a container runs on the kernel of its host")
+        return tuple(warnings)
 
     async def probe(self, check: CheckConfig, address: str) -> Finding:
         return await probe(check, address)

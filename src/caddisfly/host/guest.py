@@ -62,8 +62,10 @@ def compile_sandbox(
             weight=max(1, round(100 * KINDS[guest.cpu_kind].cpu_quota * guest.cpus)),
             memory_mb=guest.memory_mb,
             pids=settings.pids_limit,
+            swap_mb=machine.config.swap_mb,
         ),
         log=log,
+        tty=machine.config.tty,
         log_max_bytes=LOG_BACKSTOP * settings.log_size_mb << 20,
     )
 

@@ -45,7 +45,7 @@ def parse_line(raw: bytes, machine: Machine, host_id: str) -> dict[str, Any] | N
         "fly": {"app": {"name": machine.app_name, "instance": machine.id}, "region": machine.region},
         "host": host_id,
         "log": {"level": "info"},
-        "message": text[:_LINE_MAX],
+        "message": text[:_LINE_MAX].removesuffix("\r"),  # a terminal ends lines with two characters
         "stream": stream,
         "timestamp": timestamp,
     }

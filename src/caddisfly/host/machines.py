@@ -84,7 +84,7 @@ class Machines:
             return contract.MachineReply(record=known.to_record())
         config = Config.parse(request.config)
         _refuse_what_is_not_there(config)
-        self._parts.accept(config)
+        warnings = self._parts.accept(config)
         image = await self._resolve(config)
         now = wall_ms()
         machine = Machine(
@@ -116,7 +116,7 @@ class Machines:
                 machine, nonce="", owner=request.owner, ttl_s=request.lease_ttl_s, description=""
             )
         self._capacity.check(machine, self._engine.machines.values())
-        made, revision = await self._engine.create(machine, launch=not request.skip_launch)
+        made, revision = await self._engine.create(machine, launch=not request.skip_launch, warnings=warnings)
         return contract.MachineReply(record=made.to_record(), revision=revision)
 
     async def update(self, request: contract.UpdateMachine) -> contract.MachineReply:
@@ -124,7 +124,7 @@ class Machines:
         self._leases.check(machine, request.nonce)
         config = Config.parse(request.config)
         _refuse_what_is_not_there(config)
-        self._parts.accept(config)
+        warnings = self._parts.accept(config)
         image = await self._resolve(config)
         if machine.state in _UP and not request.skip_launch:
             # Said while the version before still runs: afterwards there would be nothing to go back to.
@@ -138,6 +138,7 @@ class Machines:
                 current_version=request.current_version,
                 launch=not request.skip_launch,
                 cordoned=request.skip_service_registration,
+                warnings=warnings,
             )
             if not request.lease_ttl_s:
                 return decision

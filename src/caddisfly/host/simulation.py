@@ -93,8 +93,9 @@ class SimulatedComputer:
     async def close(self) -> None:
         self.driver.switch_off()
 
-    def accept(self, config: Config) -> None:
+    def accept(self, config: Config) -> tuple[str, ...]:
         self._fate.script(config)
+        return ()
 
     async def probe(self, check: CheckConfig, address: str) -> Finding:
         """Every Machine is well: its address is made up, and may be somebody's in the world outside."""

@@ -26,6 +26,7 @@ STOP_SIGNALS = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGKILL", "SIGUSR1", "SIGUSR2", 
 STOP_TIMEOUT_DEFAULT = Duration.of_seconds(5)
 STOP_TIMEOUT_MAX = Duration.of_seconds(300)
 ROOT_MAX_GB = 50
+SWAP_MAX_MB = 64 << 10
 _PERSIST = ("none", "never", "restart", "always")
 _PERSIST_NUMBERS = ("never", "never", "restart", "always")
 _POLICIES = ("no", "always", "on-failure", "spot-price")
@@ -150,6 +151,20 @@ class Config:
         return int(rootfs.get("fs_size_gb") or rootfs.get("size_gb") or 0) << 10
 
     @property
+    def tty(self) -> bool:
+        """Whether its console is a terminal."""
+        return bool((self.wire.get("init") or {}).get("tty"))
+
+    @property
+    def swap_mb(self) -> int:
+        return int((self.wire.get("init") or {}).get("swap_size_mb") or 0)
+
+    @property
+    def kernel_args(self) -> tuple[str, ...]:
+        """For a kernel of its own, which a container has not."""
+        return tuple((self.wire.get("init") or {}).get("kernel_args") or self.wire["guest"].get("kernel_args") or ())
+
+    @property
     def schedule(self) -> str:
         """hourly, daily, weekly, monthly, or empty."""
         return str(self.wire.get("schedule") or "")
@@ -196,6 +211,8 @@ def _without_nulls(value: Any) -> Any:
 def _guest(value: object, field: str) -> dict[str, Any]:
     wire = member.mapping(value, field)
     guest = Guest.from_wire(wire)
+    if "kernel_args" in wire:
+        member.texts(wire["kernel_args"], f"{field}.kernel_args")
     if wire.get("persist_rootfs"):
         numbers = tuple(range(len(_PERSIST_NUMBERS)))
         member.one_of(wire["persist_rootfs"], f"{field}.persist_rootfs", (*_PERSIST, *numbers))
@@ -207,6 +224,10 @@ def _init(value: object, field: str) -> dict[str, Any]:
     for name in ("exec", "entrypoint", "cmd", "kernel_args"):
         if name in wire:
             wire[name] = member.texts(wire[name], f"{field}.{name}")
+    if "tty" in wire:
+        member.flag(wire["tty"], f"{field}.tty")
+    if "swap_size_mb" in wire:
+        wire["swap_size_mb"] = member.whole(wire["swap_size_mb"], f"{field}.swap_size_mb", 0, SWAP_MAX_MB)
     return {name: inner for name, inner in wire.items() if not member.empty(inner)}
 
 

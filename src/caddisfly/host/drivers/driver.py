@@ -23,6 +23,8 @@ class Limits:
     weight: int
     memory_mb: int
     pids: int
+    swap_mb: int = 0
+    """Beyond `memory_mb`, where the host has any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,8 @@ class Sandbox:
     binds: tuple[Bind, ...]
     limits: Limits
     log: Path
+    tty: bool = False
+    """Whether its console is a terminal; both outputs are then one."""
     log_max_bytes: int = 0
     """A log that has grown past this is begun anew, also while nobody looks after it. 0: never."""
 

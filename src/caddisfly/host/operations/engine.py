@@ -99,13 +99,13 @@ class Engine:
         else:
             await self._apply(machine, lambda now: lifecycle.lost(now, now_ms=wall_ms()))
 
-    async def create(self, machine: Machine, *, launch: bool) -> tuple[Machine, int]:
+    async def create(self, machine: Machine, *, launch: bool, warnings: tuple[str, ...] = ()) -> tuple[Machine, int]:
         """Begin a new Machine. Raises `AlreadyExists` when its name is taken. Saying it twice makes one."""
         async with self._lock(machine.id):
             known = self.machines.get(machine.id)
             if known is not None:
                 return known, await self._publish(known)
-            decision = lifecycle.created(machine, launch=launch)
+            decision = lifecycle.created(machine, launch=launch, warnings=warnings)
             assert decision.operation is not None
             await self._journal.write(Write(machine=decision.machine, fence=None, begin=decision.operation))
             self.machines[machine.id] = decision.machine

@@ -44,9 +44,9 @@ class Decision:
     operation: Operation | None = None
 
 
-def created(machine: Machine, *, launch: bool) -> Decision:
-    """A new Machine: its record begins with its launch event."""
-    machine = machine.with_event("launch", "created", source="user")
+def created(machine: Machine, *, launch: bool, warnings: tuple[str, ...] = ()) -> Decision:
+    """A new Machine: its record begins with its launch event. `warnings` say what it asked for in vain."""
+    machine = machine.with_event("launch", "created", source="user", request=_warned(warnings))
     return _begin(machine, plans.LAUNCH if launch else plans.PREPARE)
 
 
@@ -120,7 +120,14 @@ def restart(
 
 
 def update(
-    machine: Machine, *, config: Config, image: ImageRef, current_version: str, launch: bool, cordoned: bool
+    machine: Machine,
+    *,
+    config: Config,
+    image: ImageRef,
+    current_version: str,
+    launch: bool,
+    cordoned: bool,
+    warnings: tuple[str, ...] = (),
 ) -> Decision:
     """Update call: a new version. A Machine that is down stays down on it (reference M4)."""
     must_exist(machine)
@@ -154,7 +161,7 @@ def update(
         cordoned=cordoned,
         restart_count=0,
         state=states.REPLACING if up else states.UPDATING,
-    ).with_event("update", "replacing", source="user")
+    ).with_event("update", "replacing", source="user", request=_warned(warnings))
     if up and launch:
         return _begin(machine, plans.REPLACE, args)
     return _begin(machine, plans.STOP, {**args, "then": "renew"}) if up else _begin(machine, plans.RENEW, args)
@@ -323,6 +330,10 @@ def cleared(machine: Machine, *, now_ms: int) -> Machine:
     if started is None or now_ms - started.timestamp < GOOD_RUN_MS:
         return machine
     return replace(machine, restart_count=0)
+
+
+def _warned(warnings: tuple[str, ...]) -> Mapping[str, Any] | None:
+    return {"warnings": list(warnings)} if warnings else None
 
 
 def _stop_timeout(machine: Machine) -> float:

@@ -64,8 +64,8 @@ class Parts:
     links: Links
     check_room: Callable[[Machine], None]
     """Raises `Aborted` when the host cannot take this Machine now."""
-    accept: Callable[[Config], None] = lambda config: None
-    """Raises `InvalidArgument` for a config that makes no sense here."""
+    accept: Callable[[Config], tuple[str, ...]] = lambda config: ()
+    """What of a config has no effect here. Raises `InvalidArgument` for one that makes no sense here."""
     compile: Callable[..., Sandbox] = compile_sandbox
 
 

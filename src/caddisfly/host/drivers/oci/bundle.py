@@ -84,7 +84,7 @@ def specification(sandbox: Sandbox, *, cgroups_path: str | None, with_seccomp: b
 def process(sandbox: Sandbox) -> dict[str, Any]:
     """The `process` member: who runs what, with which rights."""
     return {
-        "terminal": False,
+        "terminal": sandbox.tty,
         "user": {"uid": sandbox.uid, "gid": sandbox.gid, "additionalGids": list(sandbox.gids)},
         "args": [INIT, "--", *sandbox.argv],
         "env": list(sandbox.env),

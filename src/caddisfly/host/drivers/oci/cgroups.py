@@ -25,6 +25,7 @@ PARENT = "caddisfly"
 Layout = Literal["v1", "hybrid", "v2"]
 _V1_CONTROLLERS = ("cpu", "cpuacct", "memory", "pids", "freezer")
 _PERIOD_US = 100_000
+_SWAPS = Path("/proc/swaps")
 
 
 def layout(root: Path = ROOT) -> Layout:
@@ -64,7 +65,7 @@ class ControlGroups:
         _write(self.root / "memory" / PARENT / id / "memory.limit_in_bytes", limits.memory_mb << 20)
         swap = self.root / "memory" / PARENT / id / "memory.memsw.limit_in_bytes"
         if swap.exists():
-            _write(swap, limits.memory_mb << 20)
+            _write(swap, (limits.memory_mb + limits.swap_mb) << 20)
         _write(self.root / "cpu" / PARENT / id / "cpu.cfs_quota_us", int(limits.cores * _PERIOD_US))
         _write(self.root / "cpu" / PARENT / id / "cpu.shares", max(2, limits.weight * 1024 // 100))
         _write(self.root / "pids" / PARENT / id / "pids.max", limits.pids)
@@ -95,13 +96,15 @@ class ControlGroups:
 
     def limit_memory(self, id: str, limit: int) -> None:
         """Raises `FailedPrecondition` when more is in use and cannot be taken back."""
-        files = [self._memory(id)]
-        swap = files[0].with_name("memory.memsw.limit_in_bytes")
+        before = self.memory_limit(id)
+        writes = [(self._memory(id), limit)]
+        swap = self._memory(id).with_name("memory.memsw.limit_in_bytes")
         if swap.exists():  # memory and swap together, which may never be less than memory alone
-            files.insert(0 if limit > self.memory_limit(id) else 1, swap)
+            both = limit + max(0, _number(swap) - before)
+            writes.insert(0 if limit > before else 1, (swap, both))
         try:
-            for file in files:
-                file.write_text(str(limit))
+            for file, value in writes:
+                file.write_text(str(value))
         except OSError as error:
             raise FailedPrecondition(
                 f"the memory cannot be limited to {limit >> 20} MiB", why=os.strerror(error.errno or 0)
@@ -204,10 +207,16 @@ class ControlGroups:
         return (self.root / "pids" / PARENT / id, self.root / "memory" / PARENT / id)
 
 
+def has_swap(root: Path = ROOT) -> bool:
+    """Whether a group can be given swap: the host has some, and counts it."""
+    lines = _read(_SWAPS).splitlines()[1:]  # after the heading
+    return bool(lines) and (layout(root) == "v2" or (root / "memory" / "memory.memsw.limit_in_bytes").exists())
+
+
 def resources(limits: Limits) -> dict[str, Any]:
     """The same limits as a bundle states them, for a runtime that makes the groups itself."""
     return {
-        "memory": {"limit": limits.memory_mb << 20, "swap": limits.memory_mb << 20},
+        "memory": {"limit": limits.memory_mb << 20, "swap": (limits.memory_mb + limits.swap_mb) << 20},
         "cpu": {
             "shares": max(2, limits.weight * 1024 // 100),
             "quota": int(limits.cores * _PERIOD_US),

@@ -34,7 +34,7 @@ async def execute(
 ) -> CommandResult:
     """Run it and wait. Raises `DeadlineExceeded` when it outlived its time, `InvalidArgument` when it is not there."""
     specification: dict[str, Any] = json.loads((directory / "config.json").read_text())["process"]
-    specification["args"] = list(command.argv)
+    specification |= {"args": list(command.argv), "terminal": False}
     name = uuid.uuid4().hex
     guest_kernel = runtime.name == "runsc"  # its processes have no numbers on the host
     process_file, pid_file = directory / f"exec-{name}.json", directory / f"exec-{name}.pid"

@@ -72,6 +72,7 @@ class Shim:
             *("-l", f"k8s-file:{sandbox.log}", "--exit-dir", str(self.exit_file.parent)),
             *("--socket-dir-path", str(self.directory), "--log-level", "error"),
             *(("--log-size-max", str(sandbox.log_max_bytes)) if sandbox.log_max_bytes else ()),
+            *(("--terminal",) if sandbox.tty else ()),
             *(f"--runtime-arg={option}" for option in runtime.options),
         ]
         try:
