@@ -29,6 +29,7 @@ from caddisfly.model.check import CheckConfig
 from caddisfly.model.config import Config
 from caddisfly.model.errors import FailedPrecondition
 from caddisfly.model.machine import Machine
+from caddisfly.model.program import Program
 
 _LOCK = Path("/run/caddisfly-agent.lock")
 
@@ -103,7 +104,15 @@ class Computer(Protocol):
         ...
 
     def compile(
-        self, machine: Machine, *, image: ImageConfig, root: Path, netns: Path, log: Path, settings: HostSettings
+        self,
+        machine: Machine,
+        *,
+        program: Program | None,
+        image: ImageConfig,
+        root: Path,
+        netns: Path,
+        log: Path,
+        settings: HostSettings,
     ) -> Sandbox:
         """From a Machine to a sandbox. Called in a thread."""
         ...
@@ -151,9 +160,19 @@ class ThisComputer:
         return await probe(check, address)
 
     def compile(
-        self, machine: Machine, *, image: ImageConfig, root: Path, netns: Path, log: Path, settings: HostSettings
+        self,
+        machine: Machine,
+        *,
+        program: Program | None,
+        image: ImageConfig,
+        root: Path,
+        netns: Path,
+        log: Path,
+        settings: HostSettings,
     ) -> Sandbox:
-        return compile_sandbox(machine, image=image, root=root, netns=netns, log=log, settings=settings)
+        return compile_sandbox(
+            machine, program=program, image=image, root=root, netns=netns, log=log, settings=settings
+        )
 
 
 def _claim() -> IO[str]:

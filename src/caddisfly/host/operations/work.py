@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -85,8 +85,9 @@ class Work:
     """Set when someone cannot wait: graces end at once."""
     give_way: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when another operation wants to take over: a step that only waits then ends this one."""
-    image: Image | None = None
-    root: Path | None = None
+    images: Mapping[str, Image] = field(default_factory=dict)
+    """By container, as `Machine.references`."""
+    roots: Mapping[str, Path] = field(default_factory=dict)
     netns: Path | None = None
     timings_ms: dict[str, float] = field(default_factory=dict)
 
@@ -97,10 +98,6 @@ class Work:
     @property
     def attachment(self) -> Attachment:
         return attachment_of(self.machine)
-
-    @property
-    def log(self) -> Path:
-        return log_of(self.parts.settings, self.machine.id)
 
 
 def attachment_of(machine: Machine) -> Attachment:
@@ -116,6 +113,7 @@ def attachment_of(machine: Machine) -> Attachment:
     )
 
 
-def log_of(settings: HostSettings, machine_id: str) -> Path:
-    """The file that holds the console of a Machine, over all its incarnations."""
-    return settings.data_dir / "logs" / machine_id / "current.log"
+def log_of(settings: HostSettings, machine_id: str, container: str = "") -> Path:
+    """The file that holds the console of a Machine, or of one of several containers, over all its incarnations."""
+    name = f"current.{container}.log" if container else "current.log"
+    return settings.data_dir / "logs" / machine_id / name

@@ -1,4 +1,4 @@
-"""Bring the image here. Free when every layer is present; never asks a registry what is known by digest."""
+"""Bring its images here. Free when every layer is present; never asks a registry what is known by digest."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from caddisfly.host.operations.work import Work
 
 async def run(work: Work) -> None:
     images = work.parts.images
-    ref = work.machine.image
-    resolved = await images.resolve(f"{ref.registry}/{ref.repository}:{ref.tag}@{ref.digest}")
-    work.image = await images.fetch(resolved)
+    work.images = {
+        container: await images.fetch(await images.resolve(reference))
+        for container, reference in work.machine.references.items()
+    }
