@@ -25,6 +25,7 @@ from caddisfly.control.records.apps import Apps
 from caddisfly.control.records.creations import Creations
 from caddisfly.control.records.database import Database
 from caddisfly.control.settings import ControlSettings
+from caddisfly.control.standbys import Standbys
 from caddisfly.model.errors import Problem, Unavailable
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Control:
             creations=self.creations,
             settle_s=settings.read_your_writes_timeout_s,
         )
+        self.standbys = Standbys(self.machines, self.projection, self.hosts, after_s=settings.standby_after_s)
         self.publication = AppPublication(self.bus, self.apps, every_s=settings.apps_reload_s)
         self.deletion = Deletion(bus=self.bus, apps=self.apps, machines=self.machines, publication=self.publication)
         self.logs = Logs(self.bus, self.machines, hold_s=settings.log_hold_s)
@@ -75,6 +77,7 @@ class Control:
         self.bus.open()
         if not await self.projection.arrived(timeout_s=CATALOG_WAIT_S):
             log.warning("control.starts_without_catalog", extra={"waited_s": CATALOG_WAIT_S})
+        self.standbys.start()
         self._keeping = asyncio.create_task(self._keep(), name="control-keep")
 
     async def stop(self) -> None:
@@ -83,6 +86,7 @@ class Control:
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
+        await self.standbys.stop()
         await self.publication.stop()
         await self.projection.stop()
         await self.bus.close()

@@ -117,7 +117,8 @@ class Machines:
                 machine, nonce="", owner=request.owner, ttl_s=request.lease_ttl_s, description=""
             )
         self._capacity.check(machine, self._engine.machines.values())
-        made, revision = await self._engine.create(machine, launch=not request.skip_launch, warnings=warnings)
+        launch = not request.skip_launch and not config.standbys  # a standby is started when it is needed
+        made, revision = await self._engine.create(machine, launch=launch, warnings=warnings)
         return contract.MachineReply(record=made.to_record(), revision=revision)
 
     async def update(self, request: contract.UpdateMachine) -> contract.MachineReply:
@@ -164,8 +165,8 @@ class Machines:
         def decide(machine: Machine) -> Decision:
             return lifecycle.start(machine, source=request.source)
 
-        # A request that wakes a Machine has no lease and needs none (reference 4.6).
-        guarded = decide if request.source == "proxy" else self._leases.guard(request.nonce, decide)
+        # A request that wakes a Machine has no lease and needs none (reference 4.6), nor has the loss of a host.
+        guarded = decide if request.source in ("proxy", "flyd") else self._leases.guard(request.nonce, decide)
         return await self._engine.ask(request.machine_id, guarded)
 
     async def wake(self, request: contract.MachineCall) -> contract.MachineReply:

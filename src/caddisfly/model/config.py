@@ -8,6 +8,7 @@ normalises the JSON in place of decoding it, and properties read the few members
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ ROOT_MAX_GB = 50
 SWAP_MAX_MB = 64 << 10
 _PERSIST = ("none", "never", "restart", "always")
 _PERSIST_NUMBERS = ("never", "never", "restart", "always")
+_MACHINE_ID = re.compile(r"[0-9a-f]{14}")
 _SCHEDULES = ("hourly", "daily", "weekly", "monthly")
 _HANDLERS = ("http", "tls", "pg_tls", "proxy_proto", "edge_http", "tcp")
 
@@ -51,6 +53,8 @@ class Config:
             wire["guest"] = (Guest.of_preset(size) if size else Guest()).to_wire()
         elif size:
             raise InvalidArgument("config.guest and config.size exclude each other", next="keep config.guest")
+        if wire.get("standbys") and wire.get("services"):
+            raise InvalidArgument("config.standbys is only for machines without services", next="leave one of them out")
         if wire.get("containers") and wire.get("processes"):
             raise InvalidArgument("config.containers and config.processes exclude each other")
         lacking = next((one["name"] for one in wire.get("containers", ()) if not one.get("image")), "")
@@ -140,6 +144,11 @@ class Config:
     def schedule(self) -> str:
         """hourly, daily, weekly, monthly, or empty."""
         return str(self.wire.get("schedule") or "")
+
+    @property
+    def standbys(self) -> tuple[str, ...]:
+        """Ids of the Machines that it stands by for."""
+        return tuple(self.wire.get("standbys") or ())
 
     @property
     def auto_destroy(self) -> bool:
@@ -262,6 +271,14 @@ def _mounts(value: object, field: str) -> list[Any]:
     return mounts
 
 
+def _standbys(value: object, field: str) -> list[str]:
+    found = member.texts(value, field)
+    for number, id in enumerate(found):
+        if not _MACHINE_ID.fullmatch(id):
+            raise InvalidArgument(f"invalid {field}[{number}], {id!r} is not the id of a machine")
+    return found
+
+
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "image": member.text,
     "env": member.string_map,
@@ -278,6 +295,7 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "processes": program.checked_processes,
     "containers": program.checked_containers,
     "auto_destroy": member.flag,
+    "standbys": _standbys,
     "schedule": lambda value, field: member.one_of(value, field, _SCHEDULES),
     "dns": member.mapping,
     "size": member.text,

@@ -99,6 +99,7 @@ async def update_machine(
 ) -> Response:
     """`config` replaces the old one whole. Name and region do not change: what is sent for them is ignored."""
     wanted = await _launch(request)
+    control.machines.check_standbys(machine.app_id, wanted.config, of=machine)
     call = contract.UpdateMachine(
         machine_id=machine.id,
         nonce=nonce,
