@@ -31,7 +31,7 @@ class Patient:
         self.asked: list[tuple[str, str]] = []
         self.hangs = False
 
-    async def probe(self, check: CheckConfig, address: str) -> Finding:
+    async def probe(self, check: CheckConfig, address: str, run_id: str) -> Finding:
         self.asked.append((check.name, address))
         if self.hangs:
             await asyncio.Event().wait()
@@ -109,6 +109,39 @@ async def test_status_follows_what_is_found(host: Host) -> None:
     await eventually(lambda: host.newest == [(CRITICAL, "connect: connection refused")])
     host.patient.answer = UP
     await eventually(lambda: host.newest == [(PASSING, "up")])
+
+
+async def test_thresholds_ask_for_several_in_a_row_and_a_sick_container_is_ended(tmp_path: Path) -> None:
+    config = CheckConfig(
+        name="a/up", type="tcp", port=1, interval_s=0.001, grace_s=0, container="a", passes=3, failures=2, stops=True
+    )
+    answers = iter([UP, UP, DOWN, UP, UP, UP, DOWN, UP, DOWN, DOWN, UP])
+    seen: list[str] = []
+    ended: list[str] = []
+    done = asyncio.Event()
+
+    async def probe(check: CheckConfig, address: str) -> Finding:
+        seen.append(rounds.results[0].status)
+        answer = next(answers, None)
+        if answer is None:
+            done.set()
+            await asyncio.Event().wait()
+        assert answer is not None
+        return answer
+
+    async def end(check: CheckConfig) -> None:
+        ended.append(check.container)
+
+    async def tell() -> None:
+        """Nobody listens."""
+
+    rounds = rounds_module.Rounds((config,), address="-", probe=probe, tell=tell, end=end)
+    rounds.begin(up_for_s=10)
+    await done.wait()
+    rounds.end()
+    await rounds.ended()
+    assert seen == [*[CRITICAL] * 6, *[PASSING] * 4, *[CRITICAL] * 2]
+    assert ended == ["a"]
 
 
 async def test_nothing_is_published_while_nothing_changes(host: Host) -> None:

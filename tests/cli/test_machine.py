@@ -155,8 +155,9 @@ def test_kill_sends_sigkill(api: Api, caddis: Caddis) -> None:
 def test_exec_ends_as_the_command_did(api: Api, caddis: Caddis) -> None:
     api.on("GET", f"{MACHINES}/{ID}", (200, machine()))
     api.on("POST", f"{MACHINES}/{ID}/exec", (200, {"exit_code": 3, "stdout": "out\n", "stderr": "err\n"}))
-    outcome = caddis("machine", "exec", ID, "sh -c 'exit 3'", "-a", "hello")
+    outcome = caddis("machine", "exec", ID, "sh -c 'exit 3'", "-a", "hello", "--container", "web")
     assert (outcome.code, outcome.out, outcome.err) == (3, "out\n", "err\n")
+    assert api.asked(f"{MACHINES}/{ID}/exec")[0].body["container"] == "web"
     assert api.asked(f"{MACHINES}/{ID}/exec")[0].body["command"] == ["sh", "-c", "exit 3"]
 
 

@@ -420,8 +420,8 @@ def test_placements(fly: Fly) -> None:
 @pytest.mark.parametrize(
     ("config", "text"),
     [
-        ({"processes": [{"exec": ["a"]}]}, "config.processes"),
-        ({"containers": [{"name": "a", "image": "b"}]}, "config.containers"),
+        ({"processes": [{"exec": ["a"], "secrets": [{"env_var": "A", "name": "a"}]}]}, "config.processes[0].secrets"),
+        ({"volumes": [{"name": "a", "temp_dir": {"storage_type": "memory"}}]}, "config.volumes"),
         ({"mounts": [{"volume": "vol_1", "path": "/data"}]}, "config.mounts"),
     ],
 )
@@ -430,6 +430,42 @@ def test_what_is_not_there_yet_is_refused_and_not_ignored(fly: Fly, config: dict
     assert reply.status_code == 400
     assert text in error(reply)
     assert fly.call("GET", "").json() == []
+
+
+def test_containers(fly: Fly) -> None:
+    """2.11, and `containers` of part 3."""
+    containers = [
+        {"name": "a", "image": fly.image},
+        {"name": "b", "image": fly.image, "depends_on": [{"name": "a", "condition": "started"}]},
+    ]
+    for one in containers if fly.real else ():
+        one["exec"] = ["/bin/sleep", "1000"]
+    id = fly.create(wait="started", containers=containers)["id"]
+    up = [{"name": "a", "state": "started"}, {"name": "b", "state": "started"}]
+    deadline = time.monotonic() + 10
+    while (found := fly.get(id))["containers"] != up:
+        assert time.monotonic() < deadline, found["containers"]
+    assert found["config"]["containers"] == containers
+    reply = fly.call("POST", f"/{id}/exec", {"command": ["true"], "container": "b"})
+    assert (reply.status_code, reply.json()["exit_code"]) == (200, 0)
+    assert fly.call("POST", f"/{id}/exec", {"command": ["true"], "container": "c"}).status_code == 400
+    assert fly.call("POST", f"/{id}/stop").status_code == 200
+    fly.wait(id, "stopped")
+    assert fly.get(id)["containers"] == [{"name": "a", "state": "stopped"}, {"name": "b", "state": "stopped"}]
+    circle = [{**containers[0], "depends_on": [{"name": "b"}]}, containers[1]]
+    reply = fly.call("POST", "", {"config": fly.config(containers=circle)})
+    assert reply.status_code == 400
+    assert "wait for each other" in error(reply)
+
+
+def test_several_processes(fly: Fly) -> None:
+    """2.8: the Machine ends with the first that does, and its policy says what follows."""
+    init = {"exec": ["/bin/sleep", "1000"]} if fly.real else {}
+    id = fly.create(wait="started", processes=[init, init], restart={"policy": "no"})["id"]
+    assert "containers" not in fly.get(id)
+    assert fly.call("POST", f"/{id}/signal", {"signal": 9}).status_code == 200
+    fly.wait(id, "stopped")
+    assert [one["exit_code"] for one in fly.exits(id)] == [137]
 
 
 def test_memory(programs: Fly) -> None:

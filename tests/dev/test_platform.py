@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -238,3 +239,56 @@ def test_it_listens_where_it_is_told(start: Start) -> None:
 def test_the_words_are_listed() -> None:
     listed = run("--words").stdout
     assert all(word in listed for word in ("start-error", "host-loss", "calm"))
+
+
+def test_a_standby_is_started_when_the_host_of_its_machine_is_lost(start: Start) -> None:
+    dev = start("--regions", "lab,lab")
+    dev.app()
+    config = {"image": "nginx", "restart": {"policy": "no"}}
+    watched = {**config, "metadata": {"caddis-dev": "host-loss=4s"}}
+    first = dev.client.machines.create("demo", {**watched}, skip_launch=True)
+    dev.client.machines.wait("demo", first["id"], "stopped")
+    standbys = [dev.client.machines.create("demo", {**config, "standbys": [first["id"]]}) for _ in range(2)]
+    for one in standbys:
+        dev.client.machines.wait("demo", one["id"], "stopped")
+        assert dev.client.machines.get("demo", one["id"])["config"]["standbys"] == [first["id"]]
+        assert _host(one) != _host(first)
+    dev.client.machines.start("demo", first["id"])
+    dev.client.machines.wait("demo", first["id"], "started")
+
+    def states() -> list[str]:
+        return sorted(dev.client.machines.get("demo", one["id"])["state"] for one in standbys)
+
+    deadline = time.monotonic() + 20
+    while states() != ["started", "stopped"]:
+        assert time.monotonic() < deadline
+    lost = dev.client.machines.get("demo", first["id"])
+    assert (lost["host_status"], lost["state"]) == ("unreachable", "started")
+    (up,) = (one for one in standbys if dev.client.machines.get("demo", one["id"])["state"] == "started")
+    dev.client.machines.stop("demo", up["id"])
+    dev.client.machines.wait("demo", up["id"], "stopped")
+    while dev.client.machines.get("demo", first["id"])["host_status"] != "ok":
+        assert time.monotonic() < deadline
+    assert states() == ["stopped", "stopped"]
+    events = dev.client.machines.get("demo", up["id"])["events"]
+    starts = [event["source"] for event in events if (event["type"], event["status"]) == ("start", "starting")]
+    assert starts == ["flyd"], "once for one loss, whoever stops it"
+
+
+def _host(machine: dict[str, Any]) -> str:
+    """The part of the address that is the host's."""
+    return str(machine["private_ip"]).rpartition(":")[0].rsplit(":", 2)[0]
+
+
+def test_a_standby_is_for_another_machine_of_its_app(caddis_app: CaddisApp) -> None:
+    machine = caddis_app.create()
+    for wrong in ("0" * 14, machine["id"]):
+        with pytest.raises(ApiError, match="no other machine"):
+            caddis_app.client.machines.update(caddis_app.name, machine["id"], {"image": "nginx", "standbys": [wrong]})
+    with pytest.raises(ApiError, match="no other machine"):
+        caddis_app.create(standbys=["0" * 14])
+    standby = caddis_app.create(wait="", standbys=[machine["id"]])
+    caddis_app.client.machines.wait(caddis_app.name, standby["id"], "stopped")
+    caddis_app.client.machines.delete(caddis_app.name, machine["id"], force=True)
+    caddis_app.client.machines.wait(caddis_app.name, machine["id"], "destroyed")
+    caddis_app.client.machines.update(caddis_app.name, standby["id"], {**standby["config"], "env": {"A": "1"}})

@@ -90,6 +90,8 @@ def test_durations_are_normalised() -> None:
         ({"files": [{"guest_path": "/x"}]}, "exactly one of"),
         ({"auto_destroy": "yes"}, "config.auto_destroy"),
         ({"schedule": "yearly"}, "config.schedule"),
+        ({"standbys": ["web"]}, "config.standbys[0]"),
+        ({"standbys": ["1" * 14], "services": [{"protocol": "tcp", "internal_port": 80}]}, "without services"),
     ],
 )
 def test_a_wrong_member_is_named(members: dict[str, Any], words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 from caddisfly.bus import contract
@@ -37,9 +38,28 @@ def _config(world: World) -> dict[str, Any]:
     }
     if world.happens(0.1):
         config["auto_destroy"] = True
+    if world.happens(0.3):
+        config["containers"] = _containers(world)
+    elif world.happens(0.15):
+        config["processes"] = [{"cmd": [str(number)]} for number in range(chance.choice((1, 2, 3)))]
     if world.happens(0.4):
         config["rootfs"] = {"persist": chance.choice(("restart", "always"))}
     return config
+
+
+def _containers(world: World) -> list[dict[str, Any]]:
+    chance, made = world.chance, []
+    for name in ("a", "b", "c")[: chance.choice((1, 2, 3))]:
+        policy = chance.choice(("no", "always", "on-failure"))
+        one: dict[str, Any] = {"name": name, "image": "nginx", "restart": {"policy": policy, "max_retries": 2}}
+        if made and world.happens(0.6):
+            other = chance.choice(made)
+            conditions = ["started"] if other["restart"]["policy"] == "always" else ["started", "exited_successfully"]
+            one["depends_on"] = [{"name": other["name"], "condition": chance.choice(conditions)}]
+        if world.happens(0.3):
+            one["stop"] = {"signal": "SIGTERM", "timeout": "1s"}
+        made.append(one)
+    return made
 
 
 def _there(world: World) -> list[str]:
@@ -183,6 +203,7 @@ def reboot(world: World) -> None:
     world.process.kill()
     world.rooms.boxes.clear()
     world.rooms.links.clear()
+    shutil.rmtree(world.settings.run_dir / "pods", ignore_errors=True)
 
 
 _OPERATIONS = {

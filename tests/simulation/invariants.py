@@ -9,15 +9,18 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from caddisfly.host.operations.root import kept_for
-from caddisfly.host.operations.root import key as root_key
+from caddisfly.host.operations.root import keys as root_keys
 from caddisfly.model import states
 from caddisfly.model.machine import Event, Machine
+from caddisfly.model.program import STARTED
 from tests.host.paths import FOLLOWS
 
 if TYPE_CHECKING:
+    from tests.simulation.rooms import Box
     from tests.simulation.world import World
 
 _RESTS_AFTER: dict[str, frozenset[str]] = {
@@ -57,10 +60,13 @@ def _copies(world: World) -> Iterator[str]:
     for id, machine in disk.items():
         if engine.machines.get(id) != machine:
             yield f"{id}: the engine believes what the journal does not say"
-        if values.get(f"machine.{id}") != json.dumps(machine.to_record(), separators=(",", ":")).encode():
+        if _without_containers(values.get(f"machine.{id}")) != json.loads(json.dumps(machine.to_record())):
             yield f"{id}: the catalog does not say what the journal says ({machine.state})"
-        if seen.get(id) != machine:
+        if id not in seen or replace(seen[id], containers=()) != machine:
             yield f"{id}: the projection does not say what the journal says ({machine.state})"
+        for name, state in seen[id].containers if id in seen else ():
+            if state not in ("created", "started", "stopped"):
+                yield f"{id}: container {name} is shown {state} and does not come to rest"
     for id in engine.machines.keys() - disk.keys():
         yield f"{id}: known to the engine, not in the journal"
     for id in seen.keys() - disk.keys():
@@ -70,19 +76,25 @@ def _copies(world: World) -> Iterator[str]:
             yield f"{key}: in the catalog, not in the journal"
 
 
+def _without_containers(value: bytes | None) -> object:
+    """A record as the journal has it: the states of programs are only published."""
+    return {**json.loads(value), "containers": []} if value else None
+
+
 def _leaks(world: World) -> Iterator[str]:
     rooms = world.rooms
     up = {machine.run_id: machine for machine in world.disk.machines.values() if machine.state == states.STARTED}
-    running = {box.id for box in rooms.running()}
+    running = {box.run_id for box in rooms.running()}
     for id, machine in up.items():
-        box = rooms.boxes.get(id)
-        if id not in running or box is None:
+        boxes = [box for box in rooms.boxes.values() if box.run_id == id]
+        if id not in running:
             yield f"{machine.id} is started and {id or 'nothing'} does not run"
-        elif box.version != machine.instance_id:
+        elif any(box.version != machine.instance_id for box in boxes):
             yield f"{id} runs another version than its Machine has"
-    roots = {root_key(machine) for machine in up.values()}
+        yield from _programs(machine, boxes)
+    roots = {key for machine in up.values() for key in root_keys(machine).values()}
     for what, ids, wanted in (
-        ("sandbox", set(rooms.boxes), up.keys()),
+        ("sandbox", {box.run_id for box in rooms.boxes.values()}, up.keys()),
         ("root", rooms.roots, roots),
         ("link", rooms.links, up.keys()),
     ):
@@ -94,6 +106,27 @@ def _leaks(world: World) -> Iterator[str]:
     for key in rooms.kept:
         if kept_for(key) not in there:
             yield f"what was kept as {key} belongs to no Machine"
+
+
+def _programs(machine: Machine, boxes: Sequence[Box]) -> Iterator[str]:
+    """Each of several programs runs, or has ended and its policy says stay, or waits for one that failed."""
+    by_name = {
+        program.name: [box for box in boxes if box.number == str(number)]
+        for number, program in enumerate(machine.config.programs)
+    }
+    for program in machine.config.programs:
+        own = by_name[program.name]
+        if len(own) > 1:
+            yield f"{machine.id}: what is left of {program.name} is {', '.join(box.id for box in own)}"
+        if any(box.running for box in own):
+            continue
+        due = all(by_name[name] and _meets(by_name[name][0], condition) for name, condition in program.after)
+        if due and (not own or program.essential or program.restart.policy == "always"):
+            yield f"{machine.id}: its program {program.name} does not run"
+
+
+def _meets(box: Box, condition: str) -> bool:
+    return condition == STARTED or (box.exit is not None and box.exit.exit_code == 0)
 
 
 def _acknowledged(world: World) -> Iterator[str]:

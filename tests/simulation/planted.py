@@ -6,6 +6,7 @@ They are put over the product's own functions here and nowhere else; the product
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -14,6 +15,8 @@ from unittest import mock
 
 from caddisfly.bus.catalog import Publication
 from caddisfly.host.agent import Agent
+from caddisfly.host.drivers.pod import Pod
+from caddisfly.host.drivers.pods import Pods
 from caddisfly.host.journal.journal import Contents, Write
 from caddisfly.host.journal.operation import Operation
 from caddisfly.host.operations import engine as engine_module
@@ -347,6 +350,45 @@ def sweep_takes_kept_roots() -> list[Patch]:
 
 _UNMOUNT = root.unmount
 
+
+def pod_counts_in_memory() -> list[Patch]:
+    """How often each program was tried is forgotten with the agent: its numbers come again."""
+
+    async def adopt(self: Pod) -> None:
+        record = json.loads(self._file.read_bytes())
+        record["parts"] = {name: [0, 0] for name in record["parts"]}
+        self._file.write_text(json.dumps(record))
+        await _ADOPT_POD(self)
+
+    return [(Pod, "adopt", adopt)]
+
+
+def pod_left_alone_after_crash() -> list[Patch]:
+    """The programs that are found running are looked after by nobody."""
+
+    async def adopt(self: Pod) -> None:
+        with mock.patch.object(Pod, "_go_on"):
+            await _ADOPT_POD(self)
+
+    return [(Pod, "adopt", adopt)]
+
+
+def pod_ends_only_newest() -> list[Patch]:
+    """A destroy takes down what runs, and leaves what has ended before."""
+
+    async def destroy(self: Pods, id: str) -> None:
+        if id in self._pods:
+            await self._pods[id].close()
+            for number in range(len(self._pods[id].plan.members)):
+                await self._driver.destroy(f"{id}.{number}.1")
+        await self._driver.destroy(id)
+        self._pods.pop(id, None)
+
+    return [(Pods, "destroy", destroy)]
+
+
+_ADOPT_POD = Pod.adopt
+
 BUGS: dict[str, Callable[[], list[Patch]]] = {
     plant.__name__: plant
     for plant in (
@@ -377,6 +419,9 @@ BUGS: dict[str, Callable[[], list[Patch]]] = {
         stop_forgets_root,
         destroy_keeps_root,
         sweep_takes_kept_roots,
+        pod_counts_in_memory,
+        pod_left_alone_after_crash,
+        pod_ends_only_newest,
     )
 }
 

@@ -26,7 +26,7 @@ from caddisfly.host.images.image import Image, ImageConfig, ResolvedImage
 from caddisfly.host.images.reference import Reference
 from caddisfly.host.network.network import Attachment
 from caddisfly.host.operations.root import kept_for
-from caddisfly.host.operations.root import key as root_key
+from caddisfly.host.operations.root import keys as root_keys
 from caddisfly.model import states
 from caddisfly.model.errors import FailedPrecondition, Final, InvalidArgument, Unavailable
 from caddisfly.model.machine import Exit, Machine
@@ -61,6 +61,15 @@ class Box:
         return self.id.partition("-")[0]
 
     @property
+    def run_id(self) -> str:
+        return self.id.partition(".")[0]
+
+    @property
+    def number(self) -> str:
+        """Which of several programs it is; empty when it is the only one."""
+        return (*self.id.split("."), "")[1]
+
+    @property
     def running(self) -> bool:
         return not self.made and self.exit is None
 
@@ -92,12 +101,16 @@ class Rooms:
             return
         if id in self.started:
             world.complain(f"incarnation {id} was started twice")
-        others = [other.id for other in self.running() if other.machine_id == box.machine_id]
+        others = [
+            other.id
+            for other in self.running()
+            if other.machine_id == box.machine_id and (other.run_id != box.run_id or other.number in ("", box.number))
+        ]
         if others:
             world.complain(f"{id} was started while {', '.join(others)} runs")
         if box.machine_id in world.disk.destroyed:
             world.complain(f"{id} was started after its Machine was destroyed")
-        if root not in self.roots or id not in self.links:
+        if root not in self.roots or box.run_id not in self.links:
             world.complain(f"{id} was started without its root or its link")
         self._write(id, root)
         box.root = root
@@ -124,7 +137,7 @@ class Rooms:
         machine = self.world.disk.machines.get(kept_for(key))
         if machine is None or machine.state in (states.DESTROYING, states.DESTROYED):
             return
-        if root_key(machine) == key:
+        if key in root_keys(machine).values():
             self.world.complain(f"what {machine.id} had kept was thrown away")
 
     def _by_itself(self, id: str) -> None:
@@ -152,14 +165,16 @@ class Rooms:
     def intended(self, id: str, what: str) -> None:
         """Intent before effect: what is built for an incarnation must be in the journal."""
         machine = self.world.disk.machines.get(id.partition("-")[0])
-        if machine is None or id not in (machine.run_id, root_key(machine)):
+        if machine is None or (id.partition(".")[0] != machine.run_id and id not in root_keys(machine).values()):
             self.world.complain(f"{what} of {id} before it was journaled")
 
     def unowned(self, id: str) -> None:
         """What is swept must belong to nobody."""
         machine = self.world.disk.machines.get(id.partition("-")[0])
-        owned = machine is not None and (machine.run_id == id or (kept_for(id) and machine.state != states.DESTROYED))
-        if machine is not None and owned:
+        if machine is None:
+            return
+        kept = kept_for(id) and machine.state != states.DESTROYED
+        if kept or machine.run_id == id.partition(".")[0]:
             self.world.complain(f"{id} was swept away and belongs to a Machine that is {machine.state}")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -119,6 +120,7 @@ class World:
         self.seed, self.operations = seed, operations
         self.chance = random.Random(seed)
         self.loop = SimLoop(self.chance, shuffle=self.chance.choice((0.0, 0.2, 1.0)))
+        shutil.rmtree(directory / "pods", ignore_errors=True)
         self.settings = HostSettings(data_dir=directory, run_dir=directory, host_id=HOST_ID, destroyed_kept_s=60)
         self.complaints: list[str] = []
         self.trace: list[tuple[float, str, str, object]] = []

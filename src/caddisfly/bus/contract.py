@@ -180,6 +180,7 @@ class ExecMachine(MachineCall):
     command: tuple[str, ...]
     stdin: str = ""
     timeout_s: float = 30.0
+    container: str = ""
 
 
 class ExecReply(Message):

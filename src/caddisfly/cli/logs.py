@@ -43,9 +43,10 @@ def line(entry: Json) -> str:
     event = (meta.get("event") or {}).get("provider") or "app"
     instance = entry.get("instance") or meta.get("instance") or ""
     where = entry.get("region") or meta.get("region") or ""
+    container = (meta.get("container") or {}).get("name")
     words = (
         entry.get("timestamp"),
-        f"{event}[{instance}]",
+        f"{event}[{instance}{f'/{container}' if container else ''}]",
         where,
         f"[{entry.get('level') or 'info'}]",
         entry.get("message"),

@@ -224,13 +224,14 @@ def exec_(
     command: Annotated[list[str], typer.Argument(metavar="COMMAND...", help="One quoted string, or words after --.")],
     app: App = "",
     timeout: Annotated[int, typer.Option(help="Seconds until the command is killed.")] = 30,
+    container: Annotated[str, typer.Option(help="In this one of several containers; the first by default.")] = "",
     json: AsJson = False,
 ) -> None:
     """Run a command in a Machine; ends with that command's exit code."""
     words = shlex.split(command[0]) if len(command) == 1 else command
     with target.client() as client:
         name, _ = target.machine(client, app, id)
-        reply = client.machines.exec(name, id, words, timeout_s=timeout)
+        reply = client.machines.exec(name, id, words, timeout_s=timeout, container=container)
     if json:
         show.result(reply)
     else:

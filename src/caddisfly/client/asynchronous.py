@@ -274,9 +274,15 @@ class Machines:
                 if time.monotonic() >= end:
                     raise
 
-    async def exec(self, app: str, id: str, command: Sequence[str], *, stdin: str = "", timeout_s: int = 30) -> Json:
-        """Run a command inside; the reply has `exit_code`, `stdout`, `stderr`."""
-        return _object(await self._client.send(calls.execute(app, id, command, stdin=stdin, timeout_s=timeout_s)))
+    async def exec(
+        self, app: str, id: str, command: Sequence[str], *, stdin: str = "", timeout_s: int = 30, container: str = ""
+    ) -> Json:
+        """Run a command inside, or in one of several containers; the reply has `exit_code`, `stdout`, `stderr`."""
+        return _object(
+            await self._client.send(
+                calls.execute(app, id, command, stdin=stdin, timeout_s=timeout_s, container=container)
+            )
+        )
 
     async def events(self, app: str, id: str, *, limit: int = 20) -> Any:
         """Newest first."""

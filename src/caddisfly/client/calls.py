@@ -177,8 +177,8 @@ def wait(app: str, id: str, *, states: Sequence[str], timeout_s: int, version: s
     return Call(method="GET", path=_machine(app, id, "wait"), query=query, answer_s=timeout_s + 15)
 
 
-def execute(app: str, id: str, command: Sequence[str], *, stdin: str, timeout_s: int) -> Call:
-    body = {"command": list(command), "timeout": timeout_s, **_given({"stdin": stdin})}
+def execute(app: str, id: str, command: Sequence[str], *, stdin: str, timeout_s: int, container: str) -> Call:
+    body = {"command": list(command), "timeout": timeout_s, **_given({"stdin": stdin, "container": container})}
     return Call(method="POST", path=_machine(app, id, "exec"), body=body, answer_s=timeout_s + 15)
 
 

@@ -270,9 +270,13 @@ class Machines:
                 if time.monotonic() >= end:
                     raise
 
-    def exec(self, app: str, id: str, command: Sequence[str], *, stdin: str = "", timeout_s: int = 30) -> Json:
-        """Run a command inside; the reply has `exit_code`, `stdout`, `stderr`."""
-        return _object(self._client.send(calls.execute(app, id, command, stdin=stdin, timeout_s=timeout_s)))
+    def exec(
+        self, app: str, id: str, command: Sequence[str], *, stdin: str = "", timeout_s: int = 30, container: str = ""
+    ) -> Json:
+        """Run a command inside, or in one of several containers; the reply has `exit_code`, `stdout`, `stderr`."""
+        return _object(
+            self._client.send(calls.execute(app, id, command, stdin=stdin, timeout_s=timeout_s, container=container))
+        )
 
     def events(self, app: str, id: str, *, limit: int = 20) -> Any:
         """Newest first."""

@@ -30,6 +30,7 @@ from caddisfly.control.records.secrets import Secrets
 from caddisfly.control.repositories import Repositories
 from caddisfly.control.secrets import Safe
 from caddisfly.control.settings import ControlSettings
+from caddisfly.control.standbys import Standbys
 from caddisfly.model.errors import Problem, Unavailable
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class Control:
             safe=self.safe,
             settle_s=settings.read_your_writes_timeout_s,
         )
+        self.standbys = Standbys(self.machines, self.projection, self.hosts, after_s=settings.standby_after_s)
         self.publication = AppPublication(self.bus, self.apps, every_s=settings.apps_reload_s)
         self.deletion = Deletion(bus=self.bus, apps=self.apps, machines=self.machines, publication=self.publication)
         self.logs = Logs(self.bus, self.machines, hold_s=settings.log_hold_s)
@@ -88,6 +90,7 @@ class Control:
         self.bus.open()
         if not await self.projection.arrived(timeout_s=CATALOG_WAIT_S):
             log.warning("control.starts_without_catalog", extra={"waited_s": CATALOG_WAIT_S})
+        self.standbys.start()
         self._keeping = asyncio.create_task(self._keep(), name="control-keep")
 
     async def stop(self) -> None:
@@ -96,6 +99,7 @@ class Control:
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
+        await self.standbys.stop()
         await self.repositories.stop()
         await self.publication.stop()
         await self.projection.stop()

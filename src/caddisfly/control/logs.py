@@ -52,6 +52,8 @@ class Line:
             "event": {"provider": _member(record, "event.provider") or "app"},
         }
         meta |= {name: record[name] for name in ("http", "error", "url") if record.get(name)}
+        if container := _member(record, "fly.container.name"):
+            meta["container"] = {"name": container}
         attributes = {
             "timestamp": timestamp,
             "message": str(record.get("message", "")),

@@ -28,12 +28,14 @@ from caddisfly.control.records.creations import Creation, Creations
 from caddisfly.control.secrets import Safe
 from caddisfly.model import ids, states
 from caddisfly.model.app import App
+from caddisfly.model.config import Config
 from caddisfly.model.errors import (
     Aborted,
     AlreadyExists,
     DeadlineExceeded,
     Exhausted,
     FailedPrecondition,
+    InvalidArgument,
     NotFound,
     Unavailable,
     Unprocessable,
@@ -107,6 +109,23 @@ class Machines:
             raise machine_not_found()
         return machine
 
+    def check_standbys(self, app_id: str, config: Config, *, of: Machine | None = None) -> None:
+        """Raises `InvalidArgument` for a config that stands by for what is not there.
+
+        `of` is the Machine that gets it. What it stands by for already may be gone: an update need not care.
+        """
+        known = self._known().machines_of(app_id)
+        for number, id in enumerate(config.standbys):
+            machine = known.get(id)
+            itself = of is not None and id == of.id
+            if of is not None and id in of.config.standbys and not itself:
+                continue
+            if machine is None or not machine.alive or itself:
+                raise InvalidArgument(
+                    f"invalid config.standbys[{number}], the app has no other machine {id}",
+                    next="name the ids of Machines to stand by for; caddis machine list",
+                )
+
     def host_status(self, machine: Machine) -> str:
         return self._hosts.status(machine.host_id)
 
@@ -140,7 +159,7 @@ class Machines:
     async def create(self, app: App, request: MachineRequest, *, owner: str = "", key: Key | None = None) -> Machine:
         """Find a host and make the Machine there. With a `key`, repeating the call makes no second one."""
         self._bus.client  # noqa: B018 # without a bus, say so before anything is done
-        self.of(app)
+        self.check_standbys(app.id, request.config)
         with self._under_way(app, key):
             if (await self._apps.find(app.name)).deleting:
                 raise FailedPrecondition(f"app {app.name} is being deleted")
@@ -176,7 +195,10 @@ class Machines:
         request = order.request
         offers = await self._market.offers(app_id=order.app.id, config=request.config, region=request.region)
         refusals += offers.refusals
-        for bid in offers.bids:
+        # A standby on the host that is lost is none.
+        known = self.of(order.app)
+        beside = {known[id].host_id for id in request.config.standbys if id in known}
+        for bid in sorted(offers.bids, key=lambda bid: bid.host_id in beside):
             if creation is not None:
                 creation = await self._creations.assign(creation, bid.host_id)
             try:

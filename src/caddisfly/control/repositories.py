@@ -15,6 +15,7 @@ from caddisfly.control.machines import Machines
 from caddisfly.control.records.apps import Apps
 from caddisfly.model import registry
 from caddisfly.model.app import App
+from caddisfly.model.config import Config
 from caddisfly.model.errors import NotFound
 
 
@@ -78,10 +79,20 @@ class Repositories:
         if (app.id, app.organization.id) != (request.app_id, request.org_id):
             return contract.RepositoryNeeds(alive=False)
         machines = self._machines.of_organization(app.organization.id)
-        return contract.RepositoryNeeds(alive=True, digests=tuple({machine.image.digest for machine in machines}))
+        return contract.RepositoryNeeds(
+            alive=True, digests=tuple({digest for machine in machines for digest in machine.digests})
+        )
 
-    async def check_image(self, image: str, *, org_id: str) -> None:
-        """Raises what a host says of an image that is not there, for one of an app of another organization, too."""
+    async def check_images(self, config: Config, *, org_id: str, unless: Config | None = None) -> None:
+        """Raises what a host says of an image that is not there, for one of an app of another organization, too.
+
+        What a Machine runs already, by its config `unless`, was checked before.
+        """
+        known = unless.images if unless is not None else frozenset()
+        for image in sorted(config.images - known):
+            await self._check_image(image, org_id=org_id)
+
+    async def _check_image(self, image: str, *, org_id: str) -> None:
         name = registry.app_of(image, domain=self._domain) if self._domain else None
         if name is None:
             return

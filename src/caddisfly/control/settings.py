@@ -85,6 +85,13 @@ class ControlSettings(BaseModel):
         gt=0,
         description="Seconds without a heartbeat after which a host counts as unreachable: three to five lost beats.",
     )
+    standby_after_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="Seconds that a host must have been unreachable, beyond `host_silence_s`, before standbys of its "
+        "Machines are started. An agent that is started anew is back within a few; what ran on the lost host may run "
+        "on, so a shorter time buys doubled work.",
+    )
     token_cache_s: float = Field(
         default=2.0,
         ge=0,

@@ -146,6 +146,7 @@ class Platform:
             data_directory=data_dir / "control",
             region=self.options.regions[0],
             host_silence_s=_SILENCE_S,
+            standby_after_s=_SILENCE_S / 2,
             shutdown_grace_s=_GRACE_S,
             secrets_key=_secrets_key(data_dir),
         )

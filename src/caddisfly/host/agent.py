@@ -11,6 +11,7 @@ import logging
 import signal
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ from caddisfly.host.builds.settings import BuildSettings
 from caddisfly.host.capacity import free_disk_mb
 from caddisfly.host.checks.checks import Checks
 from caddisfly.host.checks.memory import Memory
+from caddisfly.host.checks.probe import OUTPUT_MAX, Finding
 from caddisfly.host.computer import Computer, ThisComputer
-from caddisfly.host.drivers.driver import Driver, KeepsLog
+from caddisfly.host.drivers.driver import Command, Driver
+from caddisfly.host.drivers.pods import Pods
 from caddisfly.host.guest import host_name
 from caddisfly.host.images.settings import ImageSettings
 from caddisfly.host.journal.journal import Contents
@@ -47,6 +50,7 @@ from caddisfly.host.selfservice.doors import Doors
 from caddisfly.host.selfservice.exchange import Answer, Request
 from caddisfly.host.settings import HostSettings
 from caddisfly.model import states
+from caddisfly.model.check import PASSING, CheckConfig
 from caddisfly.model.errors import InvalidArgument, Problem, Unavailable
 from caddisfly.model.machine import Machine, wall_ms
 
@@ -81,10 +85,13 @@ class Agent:
         self._subscribed = False
         self._server: asyncio.Server | None = None
         self._driver: Driver | None = None
+        self._pods: Pods | None = None
         self._engine: Engine | None = None
         self._machines: Machines | None = None
         self._logs = LogFollower(settings, self._bus, find=self._find, reopen=self._reopen_log)
-        self._checks = Checks(Memory(settings.run_dir / "checks"), publish=self._publish_again, probe=computer.probe)
+        self._checks = Checks(
+            Memory(settings.run_dir / "checks"), publish=self._publish_again, probe=self._probe, end=self._end_container
+        )
         self._doors = Doors(settings, serve=self._answer_machine, wanted=computer.runs_programs)
         self._calls: Calls | None = None
         self._leases = Leases()
@@ -100,9 +107,10 @@ class Agent:
     async def start(self) -> None:
         settings = self._settings
         self._driver = driver = await self._computer.open()
+        self._pods = pods = Pods(driver, directory=settings.run_dir / "pods", tell=self._tell_of_run)
         parts = Parts(
             settings,
-            driver,
+            pods,
             self._images,
             self._network,
             self._check_room,
@@ -121,14 +129,14 @@ class Agent:
             vault=self._vault,
         )
         records = Records(journal=self._journal, engine=engine, driver=driver, leases=self._leases)
-        self._calls = Calls(machines, records, show=lambda id: self._checks.follow(engine.get(id)))
+        self._calls = Calls(machines, records, show=lambda id: self._shown(engine.get(id)))
         self._logs.start()
         contents = await self._journal.open()
         await self._adopt(contents)
         self._publication.want(f"{HOST}.{settings.host_id}", self._entry().model_dump())
         for machine in engine.machines.values():
             self._doors.follow(machine)
-            self._publication.want(f"{MACHINE}.{machine.id}", self._checks.follow(machine).to_record())
+            self._publication.want(f"{MACHINE}.{machine.id}", self._shown(machine).to_record())
         self._doors.sweep(keep=contents.quarantined)
         await self._builds.start(contents.builds)
         machines.register(self._dispatcher)
@@ -159,6 +167,8 @@ class Agent:
         await self._publication.stop()
         if self._engine is not None:
             await self._engine.close()
+        if self._pods is not None:
+            await self._pods.close()
         await self._doors.stop()
         await self._checks.stop()
         await self._journal.close()
@@ -182,16 +192,20 @@ class Agent:
 
     async def _sweep(self, contents: Contents) -> None:
         """Take down sandboxes, namespaces and roots that belong to no Machine."""
-        assert self._driver is not None
+        assert self._pods is not None
         # Also what is being destroyed: how it ended is still to be recorded.
         ours = {machine.run_id for machine in contents.machines if machine.run_id}
 
         def unwanted(ids: frozenset[str] | set[str]) -> list[str]:
-            return [id for id in ids if id not in ours and id.partition("-")[0] not in contents.quarantined]
+            return [
+                id
+                for id in ids
+                if id.partition(".")[0] not in ours and id.partition("-")[0] not in contents.quarantined
+            ]
 
-        for id in unwanted(await self._driver.known()):
+        for id in unwanted(await self._pods.known()):
             log.warning("agent.swept", extra={"sandbox": id})
-            await self._driver.destroy(id)
+            await self._pods.destroy(id)
         for id in unwanted(await self._network.known()):
             log.warning("agent.swept", extra={"namespace": id})
             await self._network.discard(id)
@@ -288,8 +302,25 @@ class Agent:
     async def _publish(self, machine: Machine) -> int:
         self._logs.watch(machine.id, from_start=True)
         self._doors.follow(machine)
-        shown = self._checks.follow(machine)
+        shown = self._shown(machine)
         return await self._publication.put(f"{MACHINE}.{machine.id}", shown.to_record())
+
+    def _shown(self, machine: Machine) -> Machine:
+        """As others see it: with what its checks found, and the states of its containers."""
+        shown = self._checks.follow(machine)
+        names = [program.name for program in machine.config.programs if program.image]
+        if not names or self._pods is None:
+            return shown
+        found = {name: [one.status == PASSING for one in shown.checks if one.container == name] for name in names}
+        self._pods.heard(machine.run_id, {name: bool(passed) and all(passed) for name, passed in found.items()})
+        states_now = dict(self._pods.states(machine.run_id)) if machine.run_id else {}
+        down = states.CREATED if machine.newest("start") is None else states.STOPPED
+        return replace(shown, containers=tuple((name, states_now.get(name, down)) for name in names))
+
+    async def _tell_of_run(self, run_id: str) -> None:
+        machine = self._find(run_id.partition("-")[0])
+        if machine is not None and machine.run_id == run_id:
+            await self._publish(machine)
 
     async def _publish_again(self, machine_id: str) -> None:
         machine = self._find(machine_id)
@@ -300,6 +331,23 @@ class Agent:
         assert self._calls is not None
         return await self._calls.answer(machine_id, request)
 
+    async def _probe(self, check: CheckConfig, address: str, run_id: str) -> Finding:
+        if check.type != "exec":
+            return await self._computer.probe(check, address)
+        assert self._pods is not None
+        command = Command(argv=check.command, timeout_s=check.timeout_s, container=check.container)
+        try:
+            result = await self._pods.execute(run_id, command)
+        except Problem as problem:
+            return Finding(False, problem.text)
+        said = (result.stdout or result.stderr)[:OUTPUT_MAX].decode(errors="replace").replace("\0", "").strip()
+        passed = result.exit_code == 0
+        return Finding(passed, said if passed else f"exit code {result.exit_code}: {said}".removesuffix(": "))
+
+    async def _end_container(self, run_id: str, container: str) -> None:
+        assert self._pods is not None
+        await self._pods.end_one(run_id, container)
+
     def _check_room(self, machine: Machine) -> None:
         assert self._engine is not None
         self._capacity.check(machine, self._engine.machines.values())
@@ -308,8 +356,8 @@ class Agent:
         return self._engine.machines.get(machine_id) if self._engine else None
 
     async def _reopen_log(self, machine: Machine) -> None:
-        if isinstance(self._driver, KeepsLog) and machine.run_id:
-            await self._driver.reopen_log(machine.run_id)
+        if self._pods is not None and machine.run_id:
+            await self._pods.reopen_log(machine.run_id)
 
     def _entry(self) -> HostEntry:
         assert self._driver is not None

@@ -33,6 +33,7 @@ from caddisfly.model.check import CheckConfig
 from caddisfly.model.config import Config
 from caddisfly.model.errors import FailedPrecondition
 from caddisfly.model.machine import Machine
+from caddisfly.model.program import Program
 
 _LOCK = Path("/run/caddisfly-agent.lock")
 
@@ -115,6 +116,7 @@ class Computer(Protocol):
         self,
         machine: Machine,
         *,
+        program: Program | None,
         image: ImageConfig,
         secrets: Mapping[str, str],
         root: Path,
@@ -187,6 +189,7 @@ class ThisComputer:
         self,
         machine: Machine,
         *,
+        program: Program | None,
         image: ImageConfig,
         secrets: Mapping[str, str],
         root: Path,
@@ -195,7 +198,14 @@ class ThisComputer:
         settings: HostSettings,
     ) -> Sandbox:
         return compile_sandbox(
-            machine, image=image, secrets=secrets, root=root, netns=netns, log=log, settings=settings
+            machine,
+            program=program,
+            image=image,
+            secrets=secrets,
+            root=root,
+            netns=netns,
+            log=log,
+            settings=settings,
         )
 
 

@@ -18,10 +18,12 @@ from caddisfly.host.images.image import ImageConfig
 from caddisfly.host.selfservice.door import make_directory
 from caddisfly.host.selfservice.doors import directory_of
 from caddisfly.host.settings import HostSettings
-from caddisfly.model.config import Config, GuestFile
+from caddisfly.model import program as program_module
+from caddisfly.model.config import Config
 from caddisfly.model.errors import InvalidArgument
 from caddisfly.model.guest import KINDS
 from caddisfly.model.machine import Machine
+from caddisfly.model.program import GuestFile, Program
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 LOG_BACKSTOP = 4
@@ -33,6 +35,7 @@ _ID_MAX = 2**32 - 2
 def compile_sandbox(
     machine: Machine,
     *,
+    program: Program | None = None,
     image: ImageConfig,
     secrets: Mapping[str, str],
     root: Path,
@@ -40,19 +43,21 @@ def compile_sandbox(
     log: Path,
     settings: HostSettings,
 ) -> Sandbox:
-    """Everything a driver needs. Writes `config.files` into the root. Raises `InvalidArgument` naming what is wrong."""
-    argv = machine.config.argv(entrypoint=image.entrypoint, cmd=image.cmd)
+    """Everything a driver needs, for one of several programs when there are. Writes `files` into the root.
+
+    Raises `InvalidArgument` naming what is wrong.
+    """
+    argv = command_line(machine, image, program)
+    name = (program.image if program is not None else "") or machine.config.image
     if not argv or not argv[0]:
-        raise InvalidArgument(
-            f"image {machine.config.image} names no command", next="give one in config.init.cmd or config.init.exec"
-        )
-    uid, gid, gids, home = _user(root, image.user)
-    env = environment(machine, image, home, secrets)
+        raise InvalidArgument(f"image {name} names no command", next="give one in config.init.cmd or config.init.exec")
+    uid, gid, gids, home = _user(root, (program.user if program is not None else "") or image.user)
+    env = environment(machine, image, home, secrets=secrets, program=program)
     cwd = image.working_dir or "/"
     if not cwd.startswith("/"):
         cwd = f"/{cwd}"
-    _must_exist(root, argv[0], path=env["PATH"], cwd=cwd, image=machine.config.image)
-    for file in (*machine.config.files, *files_of_secrets(machine.config, secrets)):
+    _must_exist(root, argv[0], path=env["PATH"], cwd=cwd, image=name)
+    for file in _files(machine.config, program, secrets):
         inroot.write_file(root, file.guest_path, file.content, mode=file.mode)
     hostname = machine.config.hostname or machine.id
     guest = machine.config.guest
@@ -81,21 +86,35 @@ def compile_sandbox(
     )
 
 
-def environment(machine: Machine, image: ImageConfig, home: str, secrets: Mapping[str, str]) -> dict[str, str]:
-    """What its main process finds in its environment."""
+def command_line(machine: Machine, image: ImageConfig, program: Program | None) -> tuple[str, ...]:
+    """What is run."""
+    if program is None:
+        return machine.config.argv(entrypoint=image.entrypoint, cmd=image.cmd)
+    return program_module.command_line(program.init, entrypoint=image.entrypoint, cmd=image.cmd)
+
+
+def environment(
+    machine: Machine, image: ImageConfig, home: str, *, secrets: Mapping[str, str], program: Program | None = None
+) -> dict[str, str]:
+    """What its main process, or one of several, finds in its environment. Raises `InvalidArgument`."""
     env = {"PATH": _PATH, "HOME": home, "TERM": "xterm"}
     # An entry without a name is legal in an image's config, and an error to some runtimes.
     env |= {name: value for name, sign, value in (entry.partition("=") for entry in image.env) if name and sign}
     env |= machine.config.env
-    env |= secrets
-    ref = machine.image
+    reference = machine.references[program.name if program is not None and program.image else ""]
+    if program is not None:
+        env |= program.env
+        facts = {"id": machine.id, "version": machine.instance_id, "app_name": machine.app_name, "image": reference}
+        facts |= {"private_ip": machine.private_ip, "region": machine.region}
+        env |= {name: facts[field] for name, field in program.env_from.items()}
+    env |= secrets if program is None else _secrets_of(program, secrets)
     env |= {
         "FLY_APP_NAME": machine.app_name,
         "FLY_MACHINE_ID": machine.id,
         "FLY_ALLOC_ID": machine.id,
         "FLY_REGION": machine.region,
         "FLY_PRIVATE_IP": machine.private_ip,
-        "FLY_IMAGE_REF": f"{ref.registry}/{ref.repository}:{ref.tag}@{ref.digest}",
+        "FLY_IMAGE_REF": reference,
         "FLY_MACHINE_VERSION": machine.instance_id,
         "FLY_VM_MEMORY_MB": str(machine.config.guest.memory_mb),
         "FLY_PUBLIC_IP": "",
@@ -105,10 +124,24 @@ def environment(machine: Machine, image: ImageConfig, home: str, secrets: Mappin
     return env
 
 
-def files_of_secrets(config: Config, secrets: Mapping[str, str]) -> list[GuestFile]:
-    """Files whose content is a secret in base64. Raises `InvalidArgument` for one that is not there, or is none."""
-    found = []
-    for file in config.secret_files:
+def _secrets_of(program: Program, secrets: Mapping[str, str]) -> dict[str, str]:
+    """Those that one of several programs is given. Raises `InvalidArgument` for one that is not there."""
+    if program.secrets is None:
+        return dict(secrets)
+    for name in program.secrets.values():
+        if name not in secrets:
+            raise InvalidArgument(
+                f"{program.name} cannot be started",
+                why=f"this version of the Machine has no secret {name}",
+                next="set the secret, and update the Machine",
+            )
+    return {variable: secrets[name] for variable, name in program.secrets.items()}
+
+
+def _files(config: Config, program: Program | None, secrets: Mapping[str, str]) -> list[GuestFile]:
+    """All that are to be written. Raises `InvalidArgument` for a secret that is not there, or is not base64."""
+    plain = [*config.files, *(program.files if program is not None else ())]
+    for file in (*config.secret_files, *(program.secret_files if program is not None else ())):
         try:
             content = base64.b64decode(secrets[file.secret_name], validate=True)
         except KeyError:
@@ -123,8 +156,8 @@ def files_of_secrets(config: Config, secrets: Mapping[str, str]) -> list[GuestFi
                 why=f"secret {file.secret_name} is not base64",
                 next="set it anew: the content of a file is kept in base64",
             ) from error
-        found.append(GuestFile(file.guest_path, content, file.mode))
-    return found
+        plain.append(GuestFile(file.guest_path, content, file.mode))
+    return plain
 
 
 def _must_exist(root: Path, program: str, *, path: str, cwd: str, image: str) -> None:

@@ -30,19 +30,21 @@ log = logging.getLogger(__name__)
 _MIB = 1 << 20
 _LINE_MAX = 64 * 1024
 _CHUNK = 256 * 1024
+_CURRENT = "current"
 _TAIL_BYTES = 4 * _MIB
 """How far back a read goes into each file: the newest lines are what people ask for."""
 
 
-def parse_line(raw: bytes, machine: Machine, host_id: str) -> dict[str, Any] | None:
+def parse_line(raw: bytes, machine: Machine, host_id: str, container: str = "") -> dict[str, Any] | None:
     """One line of conmon's file, `time stream F|P text`, as a record of the bus. None for what is not such a line."""
     try:
         timestamp, stream, _, text = raw.decode(errors="replace").split(" ", 3)
     except ValueError:
         return None
+    named = {"container": {"name": container}} if container else {}
     return {
         "event": {"provider": "app"},
-        "fly": {"app": {"name": machine.app_name, "instance": machine.id}, "region": machine.region},
+        "fly": {"app": {"name": machine.app_name, "instance": machine.id}, "region": machine.region, **named},
         "host": host_id,
         "log": {"level": "info"},
         "message": text[:_LINE_MAX].removesuffix("\r"),  # a terminal ends lines with two characters
@@ -62,14 +64,17 @@ class LogReader:
         return await asyncio.to_thread(self._read, machine, since_ns, limit)
 
     def _read(self, machine: Machine, since_ns: int, limit: int) -> list[dict[str, Any]]:
-        current = log_of(self._settings, machine.id)
+        files = sorted(log_of(self._settings, machine.id).parent.glob(f"{_CURRENT}*.log"))
         lines = [
             record
+            for current in files
             for path in (_older(current), current)
             for raw in _tail(path)
-            if (record := parse_line(raw, machine, self._settings.host_id))
+            if (record := parse_line(raw, machine, self._settings.host_id, container_of(current)))
             and nanoseconds(record["timestamp"]) > since_ns
         ]
+        if len(files) > 1:
+            lines.sort(key=lambda record: nanoseconds(record["timestamp"]))
         return lines[-limit:]
 
 
@@ -87,7 +92,7 @@ class LogFollower:
         """`find` gives a Machine by id; `reopen` makes its shim open a new file."""
         self._settings, self._bus, self._find, self._reopen = settings, bus, find, reopen
         self._root = settings.data_dir / "logs"
-        self._offsets: dict[str, int] = {}
+        self._offsets: dict[Path, int] = {}
         self._watched: set[str] = set()
         self._inotify: Inotify | None = None
         self._task: asyncio.Task[None] | None = None
@@ -111,21 +116,22 @@ class LogFollower:
             return
         directory = self._root / machine_id
         directory.mkdir(exist_ok=True)
-        current = directory / "current.log"
-        self._offsets[machine_id] = 0 if from_start or not current.exists() else current.stat().st_size
+        if not from_start:
+            self._offsets |= {file: file.stat().st_size for file in directory.glob(f"{_CURRENT}*.log")}
         self._inotify.add_watch(directory, Mask.MODIFY | Mask.CREATE)
         self._watched.add(machine_id)
 
     async def forget(self, machine_id: str) -> None:
         """Remove the files of a Machine that is no longer readable."""
         self._watched.discard(machine_id)
-        self._offsets.pop(machine_id, None)
+        for file in [file for file in self._offsets if file.parent.name == machine_id]:
+            del self._offsets[file]
         await asyncio.to_thread(shutil.rmtree, self._root / machine_id, ignore_errors=True)
 
     async def _follow(self) -> None:
         assert self._inotify is not None
         async for event in self._inotify:
-            if event.path is None or event.path.name != "current.log":
+            if event.path is None or not event.path.name.startswith(_CURRENT):
                 continue
             machine_id = event.path.parent.name
             try:
@@ -140,7 +146,7 @@ class LogFollower:
         limit = self._settings.log_size_mb * _MIB
         while True:
             size = path.stat().st_size
-            offset = self._offsets.get(machine_id, 0)
+            offset = self._offsets.get(path, 0)
             if size < offset:  # conmon has begun it anew by itself
                 offset = 0
             if size > 2 * limit:
@@ -148,7 +154,7 @@ class LogFollower:
                 await self._rotate(machine, path)
                 return
             shipped = await self._ship_chunk(machine, path, offset)
-            self._offsets[machine_id] = offset + shipped
+            self._offsets[path] = offset + shipped
             if not shipped:
                 break
             # Other Machines' calls go on between two chunks.
@@ -166,14 +172,14 @@ class LogFollower:
             complete = len(data)
         subject = contract.log_subject(app=machine.app_name, region=machine.region, machine_id=machine.id)
         for raw in data[:complete].splitlines():
-            record = parse_line(raw, machine, self._settings.host_id)
+            record = parse_line(raw, machine, self._settings.host_id, container_of(path))
             if record is not None:
                 await self._bus.publish(subject, json.dumps(record).encode())
         return complete
 
     async def _rotate(self, machine: Machine, path: Path) -> None:
         os.replace(path, _older(path))
-        self._offsets[machine.id] = 0
+        self._offsets[path] = 0
         await self._reopen(machine)
         log.info("logs.rotated", extra={"machine": machine.id})
 
@@ -195,7 +201,12 @@ def nanoseconds(timestamp: str) -> int:
 
 
 def _older(path: Path) -> Path:
-    return path.with_name("older.log")
+    return path.with_name(path.name.replace(_CURRENT, "older", 1))
+
+
+def container_of(path: Path) -> str:
+    """Whose console this file is; empty in a Machine of one program."""
+    return path.name.removeprefix(_CURRENT).removesuffix(".log").removeprefix(".")
 
 
 def _tail(path: Path) -> Iterator[bytes]:

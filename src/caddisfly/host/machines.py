@@ -89,7 +89,7 @@ class Machines:
         config = Config.parse(request.config)
         _refuse_what_is_not_there(config)
         warnings = self._parts.accept(config)
-        image = await self._resolve(config, request.app.org_id)
+        image, container_images = await self._resolve(config, request.app.org_id)
         now = wall_ms()
         machine = Machine(
             id=request.machine_id,
@@ -105,6 +105,7 @@ class Machines:
             instance_id=ids.ulid(),
             config=config,
             image=image,
+            container_images=container_images,
             private_ip=addresses.sixpn(
                 network_id=request.app.network_id,
                 host_id=self._settings.host_id,
@@ -120,9 +121,10 @@ class Machines:
                 machine, nonce="", owner=request.owner, ttl_s=request.lease_ttl_s, description=""
             )
         self._capacity.check(machine, self._engine.machines.values())
+        launch = not request.skip_launch and not config.standbys  # a standby is started when it is needed
         async with self._vault.keeping(machine.app_id, request.secrets) as secrets_version:
             machine = replace(machine, secrets_version=secrets_version)
-            made, revision = await self._engine.create(machine, launch=not request.skip_launch, warnings=warnings)
+            made, revision = await self._engine.create(machine, launch=launch, warnings=warnings)
         return contract.MachineReply(record=made.to_record(), revision=revision)
 
     async def update(self, request: contract.UpdateMachine) -> contract.MachineReply:
@@ -131,7 +133,7 @@ class Machines:
         config = Config.parse(request.config)
         _refuse_what_is_not_there(config)
         warnings = self._parts.accept(config)
-        image = await self._resolve(config, machine.org_id)
+        image, container_images = await self._resolve(config, machine.org_id)
         if machine.state in _UP and not request.skip_launch:
             # Said while the version before still runs: afterwards there would be nothing to go back to.
             self._capacity.check(replace(machine, config=config), self._engine.machines.values())
@@ -145,6 +147,7 @@ class Machines:
                 current_version=request.current_version,
                 launch=not request.skip_launch,
                 cordoned=request.skip_service_registration,
+                container_images=container_images,
                 warnings=warnings,
             )
             if not request.lease_ttl_s:
@@ -171,8 +174,8 @@ class Machines:
         def decide(machine: Machine) -> Decision:
             return lifecycle.start(machine, source=request.source)
 
-        # A request that wakes a Machine has no lease and needs none (reference 4.6).
-        guarded = decide if request.source == "proxy" else self._leases.guard(request.nonce, decide)
+        # A request that wakes a Machine has no lease and needs none (reference 4.6), nor has the loss of a host.
+        guarded = decide if request.source in ("proxy", "flyd") else self._leases.guard(request.nonce, decide)
         return await self._engine.ask(request.machine_id, guarded)
 
     async def wake(self, request: contract.MachineCall) -> contract.MachineReply:
@@ -257,7 +260,12 @@ class Machines:
         machine = self._engine.running(request.machine_id)
         if not request.command:
             raise InvalidArgument("no command given", next='send {"command": ["ls", "/"]}')
-        command = Command(argv=request.command, stdin=request.stdin.encode(), timeout_s=request.timeout_s)
+        command = Command(
+            argv=request.command,
+            stdin=request.stdin.encode(),
+            timeout_s=request.timeout_s,
+            container=request.container,
+        )
         result = await self._parts.driver.execute(machine.run_id, command)
         return contract.ExecReply(
             exit_code=result.exit_code,
@@ -270,16 +278,13 @@ class Machines:
         lines = await self._logs.read(machine, since_ns=request.since_ns, limit=request.limit)
         return contract.LogLines(lines=tuple(lines))
 
-    async def _resolve(self, config: Config, org_id: str) -> ImageRef:
-        resolved: ResolvedImage = await self._images.resolve(config.image, organization=org_id)
-        reference = resolved.reference
-        return ImageRef(
-            registry=reference.registry,
-            repository=reference.repository,
-            tag=reference.tag,
-            digest=resolved.digest,
-            labels=dict(resolved.config.labels) or None,
-        )
+    async def _resolve(self, config: Config, org_id: str) -> tuple[ImageRef, dict[str, str]]:
+        """Its image, which is that of the first container when it names none itself, and those of all containers."""
+        wanted = {program.name: program.image for program in config.programs if program.image}
+        names = dict.fromkeys((*filter(None, (config.image,)), *wanted.values()))
+        found = {name: _ref(await self._images.resolve(name, organization=org_id)) for name in names}
+        first, *_ = found.values()
+        return first, {container: str(found[name]) for container, name in wanted.items()}
 
     @property
     def _images(self) -> Images:
@@ -290,15 +295,25 @@ class Machines:
         return addresses.ipv4(self._settings.ipv4_pool, start=await self._journal.next_number("address4"), taken=taken)
 
 
+def _ref(resolved: ResolvedImage) -> ImageRef:
+    reference = resolved.reference
+    return ImageRef(
+        registry=reference.registry,
+        repository=reference.repository,
+        tag=reference.tag,
+        digest=resolved.digest,
+        labels=dict(resolved.config.labels) or None,
+    )
+
+
 def _refuse_what_is_not_there(config: Config) -> None:
     """Parts of the config that would be silently ignored are refused instead."""
     if config.wire.get("mounts"):
         raise InvalidArgument("config.mounts: volumes are not there yet", next="leave config.mounts out")
-    if config.wire.get("containers"):
-        raise InvalidArgument("config.containers: several containers in one Machine are not there yet")
-    if config.wire.get("processes"):
-        raise InvalidArgument(
-            "config.processes: several processes in one Machine are not there yet", next="use config.init, or a shell"
-        )
+    if config.wire.get("volumes"):
+        raise InvalidArgument("config.volumes: volumes are not there yet", next="leave config.volumes out")
+    for number, wire in enumerate(config.wire.get("containers") or ()):
+        if wire.get("mounts"):
+            raise InvalidArgument(f"config.containers[{number}].mounts: mounts are not there yet")
     if config.guest.gpu_kind:
         raise Aborted(f"could not reserve resource for machine: no {config.guest.gpu_kind} GPU on the current host")

@@ -30,6 +30,7 @@ from caddisfly.model.check import CheckConfig
 from caddisfly.model.config import Config
 from caddisfly.model.errors import InvalidArgument, NotFound, Unimplemented
 from caddisfly.model.machine import Machine
+from caddisfly.model.program import Program
 
 METADATA, ENV = "caddis-dev", "CADDIS_DEV"
 REPOSITORY = "caddis-dev/"
@@ -47,17 +48,17 @@ class Fate:
         self._chaos, self._images, self._seed = chaos, images, seed
         self._starts = count()
 
-    def script(self, config: Config) -> Script:
-        """Raises `InvalidArgument` for a word that there is not."""
+    def script(self, config: Config, image: str) -> Script:
+        """Of what runs from this image. Raises `InvalidArgument` for a word that there is not."""
         script = self._chaos
         for pattern, of_image in self._images:
-            if fnmatch.fnmatchcase(config.image, pattern):
+            if fnmatch.fnmatchcase(image, pattern):
                 script = self._chaos.under(of_image)
-        reference = Reference.parse(config.image)
+        reference = Reference.parse(image)
         word = reference.repository.removeprefix(REPOSITORY)
         if word not in (reference.repository, MISSING):
             said = word if reference.tag in ("latest", "") else f"{word}={reference.tag}"
-            script = script.under(Script.parse(said, where=f"image {config.image}"))
+            script = script.under(Script.parse(said, where=f"image {image}"))
         for where, text in (
             (f"config.env.{ENV}", config.env.get(ENV, "")),
             (f"config.metadata.{METADATA}", config.metadata.get(METADATA, "")),
@@ -84,7 +85,8 @@ class SimulatedComputer:
         self.images = SimulatedImages()
         self.links = SimulatedLinks()
         self.driver = MockDriver(self._conduct, lose_host=lose)
-        self._scripts: dict[str, Script] = {}
+        self._scripts: dict[Path, Script] = {}
+        """By the file of the console, which each program of a Machine has for itself."""
 
     async def open(self) -> Driver:
         self._settings.run_dir.mkdir(parents=True, exist_ok=True)
@@ -95,7 +97,8 @@ class SimulatedComputer:
         self.driver.switch_off()
 
     def accept(self, config: Config) -> tuple[str, ...]:
-        self._fate.script(config)
+        for image in {program.image or config.image for program in config.programs} or {config.image}:
+            self._fate.script(config, image)
         return ()
 
     async def probe(self, check: CheckConfig, address: str) -> Finding:
@@ -106,6 +109,7 @@ class SimulatedComputer:
         self,
         machine: Machine,
         *,
+        program: Program | None,
         image: ImageConfig,
         secrets: Mapping[str, str],
         root: Path,
@@ -113,12 +117,13 @@ class SimulatedComputer:
         log: Path,
         settings: HostSettings,
     ) -> Sandbox:
-        self._scripts[machine.run_id] = self._fate.script(machine.config)
-        env = guest.environment(machine, image, "/root", secrets)
+        own = program.image if program is not None else ""
+        self._scripts[log] = self._fate.script(machine.config, own or machine.config.image)
+        env = guest.environment(machine, image, "/root", secrets=secrets, program=program)
         return Sandbox(
             id=machine.run_id,
             root=root,
-            argv=machine.config.argv(entrypoint=image.entrypoint, cmd=image.cmd),
+            argv=guest.command_line(machine, image, program),
             env=tuple(f"{name}={value}" for name, value in env.items()),
             cwd="/",
             uid=0,
@@ -132,7 +137,7 @@ class SimulatedComputer:
         )
 
     def _conduct(self, sandbox: Sandbox) -> Conduct:
-        return self._fate.draw(self._scripts.pop(sandbox.id, Script()))
+        return self._fate.draw(self._scripts.get(sandbox.log, Script()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,14 @@ config to obey it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from caddisfly.model import member
 from caddisfly.model.duration import Duration
+from caddisfly.model.errors import InvalidArgument
 
 PASSING: Final = "passing"
 WARNING: Final = "warning"
@@ -19,11 +22,19 @@ WARNING: Final = "warning"
 CRITICAL: Final = "critical"
 NOT_YET: Final = "the check has not run yet"
 
+KINDS: Final = ("http", "tcp", "exec")
+"""Those of containers; `exec` is theirs alone."""
 CHECKS_MAX = 32
 """Checks of one Machine: each is a task of the agent and an entry in the catalog."""
 INTERVAL_MIN = Duration.of_seconds(1)
 _LONGEST_S = 60.0
 """As on Fly, longer timeouts, and longer times of a service's checks, act as this."""
+_DURATIONS = ("interval", "timeout", "grace_period")
+_HTTP_METHOD = re.compile(r"[A-Za-z]{1,16}")
+_HTTP_PATH = re.compile(r"/[\x21-\x7e]{0,2047}")
+_HOST_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,253}")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]{0,4096}")
 _INTERVAL_S, _TIMEOUT_S, _GRACE_S = 15.0, 2.0, 1.0
 
 
@@ -40,6 +51,8 @@ class Check:
     """Whether the edge avoids the Machine while this is critical."""
     internal_port: int = 0
     """Only for the service behind this port. 0: for all of them."""
+    container: str = ""
+    """Whose it is, in a Machine of several."""
 
     def to_wire(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("name", "status", "output", "updated_at")}
@@ -74,6 +87,15 @@ class CheckConfig:
     tls_skip_verify: bool = False
     tls_server_name: str = ""
     headers: tuple[tuple[str, str], ...] = ()
+    command: tuple[str, ...] = ()
+    """What an `exec` check runs; it passes when that ends with 0."""
+    container: str = ""
+    """Whose it is, in a Machine of several."""
+    passes: int = 1
+    """So many passes in a row turn it to passing, and so many `failures` to critical."""
+    failures: int = 1
+    stops: bool = False
+    """Whether its container is stopped when it turns critical."""
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any], *, name: str, internal_port: int = 0) -> CheckConfig:
@@ -94,9 +116,7 @@ class CheckConfig:
             tls=wire.get("protocol") == "https",
             tls_skip_verify=bool(wire.get("tls_skip_verify")),
             tls_server_name=wire.get("tls_server_name") or "",
-            headers=tuple(
-                (header["name"], value) for header in wire.get("headers") or () for value in header.get("values") or ()
-            ),
+            headers=headers(wire),
         )
 
     def found(self, status: str, output: str, *, updated_at: str) -> Check:
@@ -108,7 +128,15 @@ class CheckConfig:
             updated_at=updated_at,
             readiness=self.readiness,
             internal_port=self.internal_port,
+            container=self.container,
         )
+
+
+def headers(wire: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Of an http check, each with each of its values."""
+    return tuple(
+        (header["name"], value) for header in wire.get("headers") or () for value in header.get("values") or ()
+    )
 
 
 def configured(config: Mapping[str, Any]) -> tuple[CheckConfig, ...]:
@@ -123,6 +151,53 @@ def configured(config: Mapping[str, Any]) -> tuple[CheckConfig, ...]:
             made.append(CheckConfig.from_wire(check, name=name, internal_port=internal_port))
             number += 1
     return tuple(made)
+
+
+def checked(value: object, field: str) -> dict[str, Any]:
+    """A check as a client sent it, normalised. Raises `InvalidArgument`."""
+    wire = member.mapping(value, field)
+    for name in _DURATIONS:
+        if name in wire:
+            wire[name] = str(_check_time(name, Duration.parse(wire[name], field=f"{field}.{name}"), field))
+    if "port" in wire:
+        wire["port"] = member.whole(wire["port"], f"{field}.port", 1, 65535)
+    if not wire.get("type"):
+        raise InvalidArgument(f"missing {field}.type", next="give tcp or http")
+    member.one_of(wire["type"], f"{field}.type", ("tcp", "http"))
+    if wire.get("kind"):
+        member.one_of(wire["kind"], f"{field}.kind", ("informational", "readiness"))
+    if wire.get("protocol"):
+        member.one_of(wire["protocol"], f"{field}.protocol", ("http", "https"))
+    if wire.get("method") and not _HTTP_METHOD.fullmatch(member.text(wire["method"], f"{field}.method")):
+        raise InvalidArgument(f"invalid {field}.method, {wire['method']!r} is not a method such as GET")
+    if wire.get("path") and not _HTTP_PATH.fullmatch(member.text(wire["path"], f"{field}.path")):
+        raise InvalidArgument(f"invalid {field}.path, {wire['path']!r} is not a path such as /health")
+    if "tls_skip_verify" in wire:
+        member.flag(wire["tls_skip_verify"], f"{field}.tls_skip_verify")
+    if wire.get("tls_server_name") and not _HOST_NAME.fullmatch(
+        member.text(wire["tls_server_name"], f"{field}.tls_server_name")
+    ):
+        raise InvalidArgument(f"invalid {field}.tls_server_name, {wire['tls_server_name']!r} is not a host name")
+    for index, header in enumerate(member.sequence(wire.get("headers", []), f"{field}.headers")):
+        _header(header, f"{field}.headers[{index}]")
+    return wire
+
+
+def _check_time(name: str, time: Duration, field: str) -> Duration:
+    least = {"interval": INTERVAL_MIN, "timeout": Duration(1)}.get(name, Duration(0))
+    if time < least:
+        raise InvalidArgument(f"invalid {field}.{name}, must be at least {least}, got {time}")
+    return time
+
+
+def _header(value: object, field: str) -> None:
+    wire = member.mapping(value, field)
+    name = member.text(wire.get("name", ""), f"{field}.name")
+    if not _HEADER_NAME.fullmatch(name):
+        raise InvalidArgument(f"invalid {field}.name, {name!r} is not the name of a header")
+    for text in member.texts(wire.get("values", []), f"{field}.values"):
+        if not _HEADER_VALUE.fullmatch(text):
+            raise InvalidArgument(f"invalid {field}.values, {text!r} cannot be sent in a header")
 
 
 def _seconds(wire: Mapping[str, Any], name: str, default_s: float) -> float:

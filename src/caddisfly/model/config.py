@@ -8,68 +8,25 @@ normalises the JSON in place of decoding it, and properties read the few members
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from caddisfly.model import check, member
+from caddisfly.model import check, member, program
 from caddisfly.model.check import CheckConfig
-from caddisfly.model.duration import Duration
 from caddisfly.model.errors import InvalidArgument
 from caddisfly.model.guest import Guest
+from caddisfly.model.program import GuestFile, Program, RestartPolicy, SecretFile, StopConfig
 from caddisfly.model.service import Service
 
-STOP_SIGNALS = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGTERM", "SIGSTOP")
-STOP_TIMEOUT_DEFAULT = Duration.of_seconds(5)
-STOP_TIMEOUT_MAX = Duration.of_seconds(300)
 ROOT_MAX_GB = 50
 SWAP_MAX_MB = 64 << 10
 _PERSIST = ("none", "never", "restart", "always")
 _PERSIST_NUMBERS = ("never", "never", "restart", "always")
-_POLICIES = ("no", "always", "on-failure", "spot-price")
+_MACHINE_ID = re.compile(r"[0-9a-f]{14}")
 _SCHEDULES = ("hourly", "daily", "weekly", "monthly")
 _HANDLERS = ("http", "tls", "pg_tls", "proxy_proto", "edge_http", "tcp")
-_DURATIONS = ("interval", "timeout", "grace_period")
-_HTTP_METHOD = re.compile(r"[A-Za-z]{1,16}")
-_HTTP_PATH = re.compile(r"/[\x21-\x7e]{0,2047}")
-_HOST_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,253}")
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]{0,4096}")
-
-
-@dataclass(frozen=True, slots=True)
-class RestartPolicy:
-    """What happens when the main process ends by itself (reference 4.4)."""
-
-    policy: str = "on-failure"
-    max_retries: int = 10
-
-
-@dataclass(frozen=True, slots=True)
-class StopConfig:
-    signal: str = "SIGINT"
-    timeout: Duration = STOP_TIMEOUT_DEFAULT
-
-
-@dataclass(frozen=True, slots=True)
-class GuestFile:
-    """A file written before the process starts, on every boot. `mode` is the chmod bits."""
-
-    guest_path: str
-    content: bytes
-    mode: int = 0o644
-
-
-@dataclass(frozen=True, slots=True)
-class SecretFile:
-    """A file whose content is a secret, kept in base64."""
-
-    guest_path: str
-    secret_name: str
-    mode: int = 0o644
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +53,15 @@ class Config:
             wire["guest"] = (Guest.of_preset(size) if size else Guest()).to_wire()
         elif size:
             raise InvalidArgument("config.guest and config.size exclude each other", next="keep config.guest")
+        if wire.get("standbys") and wire.get("services"):
+            raise InvalidArgument("config.standbys is only for machines without services", next="leave one of them out")
+        if wire.get("containers") and wire.get("processes"):
+            raise InvalidArgument("config.containers and config.processes exclude each other")
+        lacking = next((one["name"] for one in wire.get("containers", ()) if not one.get("image")), "")
+        if lacking and not wire.get("image"):
+            raise InvalidArgument(f"missing image of container {lacking}", next="name an OCI image, such as nginx")
         count = len(wire.get("checks", ())) + sum(len(one.get("checks", ())) for one in wire.get("services", ()))
+        count += sum(len(one.get("healthchecks", ())) for one in wire.get("containers", ()))
         if count > check.CHECKS_MAX:
             raise InvalidArgument(f"too many checks in config, at most {check.CHECKS_MAX}, got {count}")
         wire = {name: value for name, value in wire.items() if not member.empty(value)}
@@ -134,18 +99,25 @@ class Config:
 
     @property
     def checks(self) -> tuple[CheckConfig, ...]:
-        return check.configured(self.wire)
+        return (*check.configured(self.wire), *(one for each in self.programs for one in each.checks))
+
+    @property
+    def programs(self) -> tuple[Program, ...]:
+        """Those that run beside each other. Empty when it is one, as `init` and the image say."""
+        return program.programs(self.wire)
+
+    @property
+    def images(self) -> frozenset[str]:
+        """Names of all images that it runs."""
+        return frozenset(filter(None, (self.image, *(one.image for one in self.programs))))
 
     @property
     def restart(self) -> RestartPolicy:
-        wire = self.wire.get("restart") or {}
-        return RestartPolicy(wire.get("policy") or "on-failure", wire.get("max_retries") or 10)
+        return program.restart_policy(self.wire.get("restart") or {})
 
     @property
     def stop_config(self) -> StopConfig:
-        wire = self.wire.get("stop_config") or {}
-        timeout = Duration.parse(wire["timeout"]) if wire.get("timeout") else Duration(0)
-        return StopConfig(wire.get("signal") or "SIGINT", timeout or STOP_TIMEOUT_DEFAULT)
+        return program.stop_config(self.wire.get("stop_config") or {})
 
     @property
     def persist(self) -> str:
@@ -179,41 +151,29 @@ class Config:
         return str(self.wire.get("schedule") or "")
 
     @property
+    def standbys(self) -> tuple[str, ...]:
+        """Ids of the Machines that it stands by for."""
+        return tuple(self.wire.get("standbys") or ())
+
+    @property
     def auto_destroy(self) -> bool:
         return bool(self.wire.get("auto_destroy"))
 
     @property
     def files(self) -> tuple[GuestFile, ...]:
-        return tuple(
-            GuestFile(entry["guest_path"], base64.b64decode(entry["raw_value"]), entry.get("mode") or 0o644)
-            for entry in self.wire.get("files") or ()
-            if "raw_value" in entry
-        )
+        return program.guest_files(self.wire.get("files"))
 
     @property
     def secret_files(self) -> tuple[SecretFile, ...]:
-        return tuple(
-            SecretFile(entry["guest_path"], entry["secret_name"], entry.get("mode") or 0o644)
-            for entry in self.wire.get("files") or ()
-            if "secret_name" in entry
-        )
+        return program.secret_files(self.wire.get("files"))
 
     @property
     def hostname(self) -> str:
         return str((self.wire.get("dns") or {}).get("hostname") or "")
 
     def argv(self, *, entrypoint: tuple[str, ...], cmd: tuple[str, ...]) -> tuple[str, ...]:
-        """The command line, from `init` over the image's own (reference 2.2).
-
-        An entrypoint of our own drops the image's cmd, as `docker run --entrypoint` does: the image's arguments were
-        written for the image's program.
-        """
-        init = self.wire.get("init") or {}
-        if init.get("exec"):
-            return tuple(init["exec"])
-        if init.get("entrypoint"):
-            return (*init["entrypoint"], *(init.get("cmd") or ()))
-        return (*entrypoint, *(init.get("cmd") or cmd))
+        """The command line of a Machine that runs one program, from `init` over the image's own."""
+        return program.command_line(self.wire.get("init") or {}, entrypoint=entrypoint, cmd=cmd)
 
 
 def _without_nulls(value: Any) -> Any:
@@ -262,87 +222,8 @@ def _rootfs(value: object, field: str) -> dict[str, Any]:
     return {name: inner for name, inner in wire.items() if not member.empty(inner)}
 
 
-def _restart(value: object, field: str) -> dict[str, Any]:
-    wire = member.mapping(value, field)
-    if wire.get("policy"):
-        member.one_of(wire["policy"], f"{field}.policy", _POLICIES)
-    if "max_retries" in wire:
-        wire["max_retries"] = member.whole(wire["max_retries"], f"{field}.max_retries", 0, 1_000_000)
-    return {name: inner for name, inner in wire.items() if not member.empty(inner)}
-
-
-def stop_signal(value: str) -> str:
-    """Itself; empty means the Machine's own. Raises `InvalidArgument` for one that stops nothing (reference M7)."""
-    if value and value not in STOP_SIGNALS:
-        raise InvalidArgument(f"invalid signal, {value!r} is not one of {', '.join(STOP_SIGNALS)}")
-    return value
-
-
-def stop_timeout(value: object, field: str) -> Duration:
-    """A stop timeout: a duration of at most 300 s; zero means the default (reference M7)."""
-    timeout = Duration.parse(value, field=field)
-    if not 0 <= timeout <= STOP_TIMEOUT_MAX:
-        raise InvalidArgument(f"invalid {field}, must be from 0s to {STOP_TIMEOUT_MAX}, got {timeout}")
-    return timeout
-
-
-def _stop_config(value: object, field: str) -> dict[str, Any]:
-    wire = member.mapping(value, field)
-    if wire.get("signal"):
-        member.one_of(wire["signal"], f"{field}.signal", STOP_SIGNALS)
-    if "timeout" in wire:
-        wire["timeout"] = str(stop_timeout(wire["timeout"], f"{field}.timeout"))
-    return wire
-
-
-def _check(value: object, field: str) -> dict[str, Any]:
-    wire = member.mapping(value, field)
-    for name in _DURATIONS:
-        if name in wire:
-            wire[name] = str(_check_time(name, Duration.parse(wire[name], field=f"{field}.{name}"), field))
-    if "port" in wire:
-        wire["port"] = member.whole(wire["port"], f"{field}.port", 1, 65535)
-    if not wire.get("type"):
-        raise InvalidArgument(f"missing {field}.type", next="give tcp or http")
-    member.one_of(wire["type"], f"{field}.type", ("tcp", "http"))
-    if wire.get("kind"):
-        member.one_of(wire["kind"], f"{field}.kind", ("informational", "readiness"))
-    if wire.get("protocol"):
-        member.one_of(wire["protocol"], f"{field}.protocol", ("http", "https"))
-    if wire.get("method") and not _HTTP_METHOD.fullmatch(member.text(wire["method"], f"{field}.method")):
-        raise InvalidArgument(f"invalid {field}.method, {wire['method']!r} is not a method such as GET")
-    if wire.get("path") and not _HTTP_PATH.fullmatch(member.text(wire["path"], f"{field}.path")):
-        raise InvalidArgument(f"invalid {field}.path, {wire['path']!r} is not a path such as /health")
-    if "tls_skip_verify" in wire:
-        member.flag(wire["tls_skip_verify"], f"{field}.tls_skip_verify")
-    if wire.get("tls_server_name") and not _HOST_NAME.fullmatch(
-        member.text(wire["tls_server_name"], f"{field}.tls_server_name")
-    ):
-        raise InvalidArgument(f"invalid {field}.tls_server_name, {wire['tls_server_name']!r} is not a host name")
-    for index, header in enumerate(member.sequence(wire.get("headers", []), f"{field}.headers")):
-        _header(header, f"{field}.headers[{index}]")
-    return wire
-
-
-def _check_time(name: str, time: Duration, field: str) -> Duration:
-    least = {"interval": check.INTERVAL_MIN, "timeout": Duration(1)}.get(name, Duration(0))
-    if time < least:
-        raise InvalidArgument(f"invalid {field}.{name}, must be at least {least}, got {time}")
-    return time
-
-
-def _header(value: object, field: str) -> None:
-    wire = member.mapping(value, field)
-    name = member.text(wire.get("name", ""), f"{field}.name")
-    if not _HEADER_NAME.fullmatch(name):
-        raise InvalidArgument(f"invalid {field}.name, {name!r} is not the name of a header")
-    for text in member.texts(wire.get("values", []), f"{field}.values"):
-        if not _HEADER_VALUE.fullmatch(text):
-            raise InvalidArgument(f"invalid {field}.values, {text!r} cannot be sent in a header")
-
-
 def _named_checks(value: object, field: str) -> dict[str, Any]:
-    checks = {name: _check(inner, f"{field}.{name}") for name, inner in member.mapping(value, field).items()}
+    checks = {name: check.checked(inner, f"{field}.{name}") for name, inner in member.mapping(value, field).items()}
     for name, wire in checks.items():
         if "port" not in wire:
             raise InvalidArgument(f"missing {field}.{name}.port", next="name the port inside the Machine to ask")
@@ -366,7 +247,7 @@ def _service(value: object, field: str) -> dict[str, Any]:
         _port(port, f"{field}.ports[{index}]")
     if "checks" in wire:
         wire["checks"] = [
-            _check(one, f"{field}.checks[{index}]")
+            check.checked(one, f"{field}.checks[{index}]")
             for index, one in enumerate(member.sequence(wire["checks"], f"{field}.checks"))
         ]
     wire.setdefault("force_instance_key", None)
@@ -399,24 +280,12 @@ def _mounts(value: object, field: str) -> list[Any]:
     return mounts
 
 
-def _files(value: object, field: str) -> list[Any]:
-    for index, item in enumerate(member.sequence(value, field)):
-        entry = member.mapping(item, f"{field}[{index}]")
-        path = member.text(entry.get("guest_path", ""), f"{field}[{index}].guest_path")
-        if not path.startswith("/") or ".." in path.split("/") or path.endswith("/"):
-            raise InvalidArgument(f"invalid {field}[{index}].guest_path, must be an absolute file path, got {path!r}")
-        if sum(name in entry for name in ("raw_value", "secret_name", "image_config")) != 1:
-            raise InvalidArgument(
-                f"invalid {field}[{index}], give exactly one of raw_value, secret_name and image_config"
-            )
-        if "raw_value" in entry:
-            try:
-                base64.b64decode(member.text(entry["raw_value"], f"{field}[{index}].raw_value"), validate=True)
-            except binascii.Error as error:
-                raise InvalidArgument(f"invalid {field}[{index}].raw_value, not base64", why=str(error)) from error
-        if "mode" in entry:
-            entry["mode"] = member.whole(entry["mode"], f"{field}[{index}].mode", 0, 0o7777)
-    return list(value)  # type: ignore[call-overload, no-any-return]
+def _standbys(value: object, field: str) -> list[str]:
+    found = member.texts(value, field)
+    for number, id in enumerate(found):
+        if not _MACHINE_ID.fullmatch(id):
+            raise InvalidArgument(f"invalid {field}[{number}], {id!r} is not the id of a machine")
+    return found
 
 
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {
@@ -426,13 +295,16 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "guest": _guest,
     "init": _init,
     "rootfs": _rootfs,
-    "restart": _restart,
-    "stop_config": _stop_config,
+    "restart": program.checked_restart,
+    "stop_config": program.checked_stop,
     "services": _services,
     "checks": _named_checks,
     "mounts": _mounts,
-    "files": _files,
+    "files": program.checked_files,
+    "processes": program.checked_processes,
+    "containers": program.checked_containers,
     "auto_destroy": member.flag,
+    "standbys": _standbys,
     "schedule": lambda value, field: member.one_of(value, field, _SCHEDULES),
     "dns": member.mapping,
     "size": member.text,

@@ -55,6 +55,10 @@ class ImageRef:
     digest: str
     labels: Mapping[str, str] | None = None
 
+    def __str__(self) -> str:
+        """By which it can be fetched again, and nothing else."""
+        return f"{self.registry}/{self.repository}:{self.tag}@{self.digest}"
+
     def to_wire(self) -> dict[str, Any]:
         return {
             "registry": self.registry,
@@ -116,10 +120,14 @@ class Machine:
     """Scheduled Machines: the last slot that was served (`host/schedule.py`)."""
     secrets_version: int = 0
     """Which set of its app's secrets it is started with. 0: none."""
+    container_images: Mapping[str, str] = field(default_factory=dict)
+    """References with digests, by container: what this version runs, whatever becomes of the tags."""
     lease: Lease | None = None
     """May have run out: ask its host's `Leases`."""
     checks: tuple[Check, ...] = ()
     """What health checks last found. Only what is published has them: the journal holds what must not be lost."""
+    containers: tuple[tuple[str, str], ...] = ()
+    """Names and states of its containers. Only what is published has them, too."""
 
     def with_event(
         self,
@@ -136,6 +144,16 @@ class Machine:
         return replace(self, events=(event, *self.events)[:EVENTS_KEPT], updated_ms=now)
 
     @property
+    def references(self) -> Mapping[str, str]:
+        """What it runs, as references with digests, by container. One image for all has an empty name."""
+        return self.container_images or {"": str(self.image)}
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """Of all images that it runs."""
+        return frozenset(reference.rpartition("@")[2] for reference in self.references.values())
+
+    @property
     def alive(self) -> bool:
         return self.state in states.ALIVE
 
@@ -147,6 +165,7 @@ class Machine:
         return next((event for event in self.events if event.type == event_type), None)
 
     def to_wire(self) -> dict[str, Any]:
+        containers = [{"name": name, "state": state} for name, state in self.containers]
         return {
             "id": self.id,
             "name": self.name,
@@ -163,6 +182,7 @@ class Machine:
             "checks": [check.to_wire() for check in self.checks],
             "host_status": "ok",
             "cordoned": self.cordoned,
+            **({"containers": containers} if containers else {}),
         }
 
     def to_record(self) -> dict[str, Any]:
@@ -174,6 +194,7 @@ class Machine:
             "events": [event.to_wire() for event in self.events],
             "lease": self.lease.to_record() if self.lease else None,
             "checks": [check.to_record() for check in self.checks],
+            "containers": [list(one) for one in self.containers],
         }
 
     @classmethod
@@ -187,10 +208,11 @@ class Machine:
             events=tuple(Event(**event) for event in record.get("events", ())),
             lease=Lease.from_record(record["lease"]) if record.get("lease") else None,
             checks=tuple(Check.from_record(check) for check in record.get("checks", ())),
+            containers=tuple((name, state) for name, state in record.get("containers", ())),
         )
 
 
-_OTHER = ("config", "image", "events", "lease", "checks")
+_OTHER = ("config", "image", "events", "lease", "checks", "containers")
 _PLAIN = tuple(name for name in Machine.__dataclass_fields__ if name not in _OTHER)
 
 

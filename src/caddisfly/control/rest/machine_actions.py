@@ -14,8 +14,8 @@ from caddisfly.control.rest import shapes, wire
 from caddisfly.control.rest.reach import AnyMachine, LeaseNonce, Parts, ThisMachine
 from caddisfly.control.waiting import Wait
 from caddisfly.model import states
-from caddisfly.model.config import stop_signal, stop_timeout
-from caddisfly.model.errors import InvalidArgument, Unimplemented
+from caddisfly.model.errors import InvalidArgument
+from caddisfly.model.program import stop_signal, stop_timeout
 
 router = APIRouter(prefix="/v1/apps/{app}/machines/{machine}", tags=["machines"], responses=shapes.ERRORS)
 
@@ -128,8 +128,6 @@ async def wait_for_machine(
 async def exec_in_machine(request: Request, machine: ThisMachine, control: Parts) -> Response:
     """A command that fails is no failed call: its exit code is in the reply."""
     body = await wire.read(request, shapes.ExecBody)
-    if body.container:
-        raise Unimplemented("exec in a container of a machine is not there yet", next="leave `container` out")
     try:
         command = tuple(body.command) or tuple(shlex.split(body.cmd))
     except ValueError as error:
@@ -139,7 +137,9 @@ async def exec_in_machine(request: Request, machine: ThisMachine, control: Parts
     timeout_s = body.timeout or _EXEC_DEFAULT_S
     if timeout_s > _EXEC_MAX_S:
         raise InvalidArgument(f"invalid timeout, must be at most {_EXEC_MAX_S} seconds, got {timeout_s}")
-    call = contract.ExecMachine(machine_id=machine.id, command=command, stdin=body.stdin, timeout_s=timeout_s)
+    call = contract.ExecMachine(
+        machine_id=machine.id, command=command, stdin=body.stdin, timeout_s=timeout_s, container=body.container
+    )
     answer = await control.machines.ask(machine.host_id, contract.EXEC_MACHINE, call, timeout_s=timeout_s + 10)
     return wire.reply(answer.model_dump())
 

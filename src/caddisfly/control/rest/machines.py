@@ -74,7 +74,7 @@ async def create_machine(
     idempotency_key: Annotated[str, Header(max_length=200, description="The same key makes the same machine.")] = "",
 ) -> Response:
     wanted = await _launch(request)
-    await control.repositories.check_image(wanted.config.image, org_id=app.organization.id)
+    await control.repositories.check_images(wanted.config, org_id=app.organization.id)
     key = None
     if idempotency_key:
         key = Key(idempotency_key, fingerprint(await wire.read_object(request)))
@@ -100,8 +100,8 @@ async def update_machine(
 ) -> Response:
     """`config` replaces the old one whole. Name and region do not change: what is sent for them is ignored."""
     wanted = await _launch(request)
-    if wanted.config.image != machine.config.image:
-        await control.repositories.check_image(wanted.config.image, org_id=machine.org_id)
+    await control.repositories.check_images(wanted.config, org_id=machine.org_id, unless=machine.config)
+    control.machines.check_standbys(machine.app_id, wanted.config, of=machine)
     call = contract.UpdateMachine(
         machine_id=machine.id,
         nonce=nonce,

@@ -160,6 +160,11 @@ class EventReply(Given):
     timestamp: int
 
 
+class ContainerReply(Given):
+    name: str
+    state: str
+
+
 class MachineSummary(Given):
     id: str
     name: str
@@ -176,6 +181,7 @@ class MachineObject(MachineSummary):
     image_ref: dict[str, Any] | None = None
     events: list[EventReply] | None = None
     checks: list[dict[str, Any]] | None = None
+    containers: list[ContainerReply] | None = None
     host_status: str | None = None
     cordoned: bool | None = None
 

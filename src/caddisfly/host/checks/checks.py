@@ -13,13 +13,26 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
 
 from caddisfly.host.checks.memory import Memory
-from caddisfly.host.checks.probe import probe
-from caddisfly.host.checks.rounds import Probe, Rounds
+from caddisfly.host.checks.probe import Finding, probe
+from caddisfly.host.checks.rounds import Rounds
 from caddisfly.model import states
 from caddisfly.model.check import CHECKS_MAX, CheckConfig
 from caddisfly.model.machine import Machine, wall_ms
 
 log = logging.getLogger(__name__)
+
+
+Ask = Callable[[CheckConfig, str, str], Awaitable[Finding]]
+"""Of a check, the Machine's address, and the run."""
+End = Callable[[str, str], Awaitable[None]]
+
+
+async def _over_the_network(config: CheckConfig, address: str, run_id: str) -> Finding:
+    return await probe(config, address)
+
+
+async def _no_containers(run_id: str, container: str) -> None:
+    """There are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +45,19 @@ class _Run:
 class Checks:
     """The rounds of each started Machine."""
 
-    def __init__(self, memory: Memory, *, publish: Callable[[str], Awaitable[None]], probe: Probe = probe) -> None:
-        """`publish(machine_id)` shows a Machine's present value, passed through `follow`, to everyone."""
-        self._memory, self._publish, self._probe = memory, publish, probe
+    def __init__(
+        self,
+        memory: Memory,
+        *,
+        publish: Callable[[str], Awaitable[None]],
+        probe: Ask = _over_the_network,
+        end: End = _no_containers,
+    ) -> None:
+        """`publish(machine_id)` shows a Machine's present value, passed through `follow`, to everyone.
+
+        `end(run_id, container)` stops a container whose check says so.
+        """
+        self._memory, self._publish, self._probe, self._stop_container = memory, publish, probe, end
         self._runs: dict[str, _Run] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -75,11 +98,18 @@ class Checks:
             self._memory.keep(machine.run_id, rounds.results)
             await self._publish(machine.id)
 
+        async def ask(config: CheckConfig, address: str) -> Finding:
+            return await self._probe(config, address, machine.run_id)
+
+        async def end(config: CheckConfig) -> None:
+            await self._stop_container(machine.run_id, config.container)
+
         rounds = Rounds(
             configs,
             address=machine.ipv4,
-            probe=self._probe,
+            probe=ask,
             tell=tell,
+            end=end,
             known=self._memory.recall(machine.run_id),
         )
         start = machine.newest("start")

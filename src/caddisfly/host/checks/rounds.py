@@ -8,8 +8,9 @@
                             critical        asked again after 0.5 s, 1 s, 2 s ... at most the interval
 
 One failure is enough to turn critical, one pass to turn back, as on Fly: it is the edge that must not send anyone to a
-Machine that does not answer, and nothing is ever stopped or started because of a check. A failure is asked about sooner
-than the interval says, because a deploy and the edge wait for the first pass.
+Machine that does not answer. The checks of containers may ask for more of either in a row, and one that says so stops
+its container each time it has failed so often; nothing else is ever stopped or started because of a check. A failure
+is asked about sooner than the interval says, because a deploy and the edge wait for the first pass.
 
 A new status is told at once, a new output seldom: an app that prints the time must not fill the catalog.
 """
@@ -45,10 +46,14 @@ class Rounds:
         address: str,
         probe: Probe,
         tell: Callable[[], Awaitable[None]],
+        end: Callable[[CheckConfig], Awaitable[None]] | None = None,
         known: Sequence[Check] = (),
     ) -> None:
-        """`tell` is awaited when there is news. `known` is what an earlier agent found for the same run."""
-        self._configs, self._address, self._probe, self._tell = configs, address, probe, tell
+        """`tell` is awaited when there is news, `end` when a container is to be stopped.
+
+        `known` is what an earlier agent found for the same run.
+        """
+        self._configs, self._address, self._probe, self._tell, self._end_of = configs, address, probe, tell, end
         self._resumed = [check.name for check in known] == [config.name for config in configs]
         now = rfc3339(wall_ms())
         fresh = (config.found(CRITICAL, NOT_YET, updated_at=now) for config in configs)
@@ -81,11 +86,16 @@ class Rounds:
         # All the Machines that an agent finds again are not asked in the same moment.
         spread_s = config.interval_s if self._resumed and self._results[index].status == PASSING else _RETRY_FIRST_S
         await asyncio.sleep(max(0.0, config.grace_s - up_for_s) + random.random() * min(spread_s, config.interval_s))
-        failures = 0
+        failures = passes = 0
         while True:
             finding = await self._once(config)
-            self._note(index, finding)
-            failures = 0 if finding.passed else failures + 1
+            failures, passes = (0, passes + 1) if finding.passed else (failures + 1, 0)
+            if passes >= config.passes or failures >= config.failures:
+                self._note(index, finding)
+            if config.stops and failures >= config.failures and self._end_of is not None:
+                await self._end_of(config)
+                failures = 0
+                await asyncio.sleep(config.grace_s)
             pause_s = config.interval_s
             if failures:
                 pause_s = min(pause_s, _RETRY_FIRST_S * 2 ** min(failures - 1, 16))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from caddisfly.model.machine import Exit
+from caddisfly.model.program import RestartPolicy, StopConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,11 @@ class Bind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sandbox:
-    """One incarnation, ready to start. `id` is never used twice; `uid` and `gids` are numbers of the image's world."""
+    """One incarnation, ready to start. `id` is never used twice; `uid` and `gids` are numbers of the image's world.
+
+    A dot in the id makes it one of a group: what stands before the dot names a control group that all of them are in,
+    and `limits` holds for them together. `destroy` of the group's own name takes the group away.
+    """
 
     id: str
     root: Path
@@ -53,10 +58,26 @@ class Sandbox:
     binds: tuple[Bind, ...]
     limits: Limits
     log: Path
+    members: tuple[Member, ...] = ()
+    """When several programs run in it: `Pods` takes those apart, and no other driver is given any."""
     tty: bool = False
     """Whether its console is a terminal; both outputs are then one."""
     log_max_bytes: int = 0
     """A log that has grown past this is begun anew, also while nobody looks after it. 0: never."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One of several programs of an incarnation. The id of its sandbox is given to it when it starts."""
+
+    name: str
+    sandbox: Sandbox
+    restart: RestartPolicy
+    stop: StopConfig | None
+    after: tuple[tuple[str, str], ...]
+    """Names of members, and the condition that each must meet before this one starts."""
+    essential: bool
+    """Whether all end when this one does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +101,8 @@ class Command:
     argv: tuple[str, ...]
     stdin: bytes = b""
     timeout_s: float
+    container: str = ""
+    """In which of several programs. Empty: the first that runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +187,15 @@ class KeepsLog(Protocol):
     """Holds a sandbox's log open, and must be told when the file was moved away."""
 
     async def reopen_log(self, id: str) -> None: ...
+
+
+@runtime_checkable
+class StopsInOrder(Protocol):
+    """Knows how each of the several programs of a sandbox wants to be stopped, and in which order."""
+
+    async def stop(self, id: str, number: int) -> None:
+        """Begin to end all of them. `number` is the signal for those that name none."""
+        ...
 
 
 @runtime_checkable

@@ -23,7 +23,7 @@ from typing import Any
 from caddisfly.host.journal.operation import Operation
 from caddisfly.host.operations import plans
 from caddisfly.model import ids, states
-from caddisfly.model.config import Config, RestartPolicy
+from caddisfly.model.config import Config
 from caddisfly.model.errors import Aborted, FailedPrecondition, NotFound, Problem
 from caddisfly.model.machine import Exit, ImageRef, Machine, rfc3339
 
@@ -128,6 +128,7 @@ def update(
     launch: bool,
     cordoned: bool,
     secrets_version: int = 0,
+    container_images: Mapping[str, str] | None = None,
     warnings: tuple[str, ...] = (),
 ) -> Decision:
     """Update call: a new version. A Machine that is down stays down on it (reference M4)."""
@@ -149,6 +150,7 @@ def update(
         "previous": {
             "config": dict(machine.config.wire),
             "image": machine.image.to_wire(),
+            "container_images": dict(machine.container_images),
             "instance_id": machine.instance_id,
             "secrets_version": machine.secrets_version,
             "state": machine.state,
@@ -160,6 +162,7 @@ def update(
         config=config,
         image=image,
         secrets_version=secrets_version,
+        container_images=container_images or {},
         instance_id=ids.ulid(),
         cordoned=cordoned,
         restart_count=0,
@@ -261,6 +264,7 @@ def failed(machine: Machine, operation: Operation, problem: Problem, *, now_ms: 
             idle,
             config=Config(before["config"]),
             image=ImageRef(**before["image"]),
+            container_images=before.get("container_images", {}),
             instance_id=str(before["instance_id"]),
             secrets_version=int(before.get("secrets_version", 0)),
             state=str(before["state"]),
@@ -320,7 +324,7 @@ def _must_be_idle(machine: Machine) -> None:
 
 
 def _goes_again(machine: Machine, exit: Exit) -> bool:
-    policy: RestartPolicy = machine.config.restart
+    policy = machine.config.restart
     if policy.policy == "always":
         return True
     if policy.policy == "no" or exit.exit_code == 0:

@@ -6,6 +6,8 @@ has a name of its own:
     <machine>-kept               persist is "always": kept over stops, restarts and updates
     <machine>-kept-<version>     persist is "restart": an update begins a new one
 
+Several containers have a root each, with their name after a dot.
+
 No record says what is kept: the disk does. So no crash can make the two differ, and whoever finds a root knows by its
 name alone whether it may go. One that the present version does not use goes when the Machine next starts, and all go
 when it is destroyed.
@@ -13,6 +15,7 @@ when it is destroyed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from caddisfly.host.operations.work import Parts, Roots
@@ -21,28 +24,33 @@ from caddisfly.model.machine import Machine
 _KEPT = "kept"
 
 
-def key(machine: Machine) -> str:
-    """The name of the root that this version of it writes to."""
-    persist = machine.config.persist
+def keys(machine: Machine) -> dict[str, str]:
+    """The names of the roots that this version of it writes to, by container."""
+    persist, name = machine.config.persist, machine.run_id
     if persist == "always":
-        return f"{machine.id}-{_KEPT}"
-    return f"{machine.id}-{_KEPT}-{machine.instance_id}" if persist == "restart" else machine.run_id
+        name = f"{machine.id}-{_KEPT}"
+    elif persist == "restart":
+        name = f"{machine.id}-{_KEPT}-{machine.instance_id}"
+    return {container: f"{name}.{container}" if container else name for container in machine.references}
 
 
 def kept_for(key: str) -> str:
     """The id of the Machine that a root is kept for; empty when it goes with its incarnation."""
-    machine_id, _, rest = key.partition("-")
+    machine_id, _, rest = key.partition(".")[0].partition("-")
     return machine_id if rest.partition("-")[0] == _KEPT else ""
 
 
-async def mount(parts: Parts, machine: Machine, layers: tuple[Path, ...]) -> Path:
-    """Its root, over the layers of its image. What an earlier version kept, and this one does not use, goes."""
-    roots, wanted = parts.images.roots, key(machine)
+async def mount(parts: Parts, machine: Machine, layers: Mapping[str, tuple[Path, ...]]) -> dict[str, Path]:
+    """Its roots, over the layers of its images. What an earlier version kept, and this one does not use, goes."""
+    roots, wanted = parts.images.roots, keys(machine)
     for other in _of(machine, roots):
-        if other != wanted and kept_for(other):
+        if other not in wanted.values() and kept_for(other):
             await roots.unmount(other)
     size_mb = machine.config.root_size_mb or parts.settings.root_size_mb
-    return await roots.mount(wanted, layers, size_mb=size_mb, keep=bool(kept_for(wanted)))
+    return {
+        container: await roots.mount(name, layers[container], size_mb=size_mb, keep=bool(kept_for(name)))
+        for container, name in wanted.items()
+    }
 
 
 async def unmount(parts: Parts, machine: Machine, *, for_good: bool) -> None:

@@ -93,8 +93,9 @@ class Work:
     """Set when someone cannot wait: graces end at once."""
     give_way: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when another operation wants to take over: a step that only waits then ends this one."""
-    image: Image | None = None
-    root: Path | None = None
+    images: Mapping[str, Image] = field(default_factory=dict)
+    """By container, as `Machine.references`."""
+    roots: Mapping[str, Path] = field(default_factory=dict)
     netns: Path | None = None
     timings_ms: dict[str, float] = field(default_factory=dict)
 
@@ -105,10 +106,6 @@ class Work:
     @property
     def attachment(self) -> Attachment:
         return attachment_of(self.machine)
-
-    @property
-    def log(self) -> Path:
-        return log_of(self.parts.settings, self.machine.id)
 
 
 def attachment_of(machine: Machine) -> Attachment:
@@ -124,6 +121,7 @@ def attachment_of(machine: Machine) -> Attachment:
     )
 
 
-def log_of(settings: HostSettings, machine_id: str) -> Path:
-    """The file that holds the console of a Machine, over all its incarnations."""
-    return settings.data_dir / "logs" / machine_id / "current.log"
+def log_of(settings: HostSettings, machine_id: str, container: str = "") -> Path:
+    """The file that holds the console of a Machine, or of one of several containers, over all its incarnations."""
+    name = f"current.{container}.log" if container else "current.log"
+    return settings.data_dir / "logs" / machine_id / name

@@ -13,10 +13,10 @@ from caddisfly.bus import contract
 from caddisfly.host.machines import Machines
 from caddisfly.host.records import Records
 from caddisfly.host.selfservice.exchange import Answer, Request
-from caddisfly.model.config import stop_signal, stop_timeout
 from caddisfly.model.errors import Internal, InvalidArgument, PermissionDenied, Problem
 from caddisfly.model.machine import Machine
 from caddisfly.model.metadata import check_changes, value_of
+from caddisfly.model.program import stop_signal, stop_timeout
 
 log = logging.getLogger(__name__)
 

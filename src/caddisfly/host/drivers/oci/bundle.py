@@ -66,7 +66,8 @@ def specification(sandbox: Sandbox, *, cgroups_path: str | None, with_seccomp: b
     }
     if cgroups_path is not None:
         linux["cgroupsPath"] = cgroups_path
-        linux["resources"] = {"devices": _devices(), **cgroups.resources(sandbox.limits)}
+        own = {} if "." in sandbox.id else cgroups.resources(sandbox.limits)  # else its group has the limits
+        linux["resources"] = {"devices": _devices(), **own}
     else:
         linux["namespaces"] = [ns for ns in linux["namespaces"] if ns["type"] != "cgroup"]
     if with_seccomp:

@@ -132,7 +132,10 @@ class OciDriver:
             with_seccomp=self._runtime.name != "runsc",
         )
         (shim.directory / "config.json").write_text(json.dumps(config))
-        joins = () if own else self._groups.make(sandbox.id, sandbox.limits)
+        group, dot, _ = sandbox.id.partition(".")
+        if dot:
+            self._groups.limit(group, sandbox.limits)
+        joins = () if own else self._groups.make(sandbox.id, None if dot else sandbox.limits)
         try:
             pid = await shim.create(self._runtime, sandbox, groups=joins, timeout_s=self._timeout_s)
             await self._runtime.run("start", sandbox.id, timeout_s=self._timeout_s)

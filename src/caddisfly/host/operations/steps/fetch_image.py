@@ -1,4 +1,4 @@
-"""Bring the image here. Free when every layer is present; never asks a registry what is known by digest."""
+"""Bring its images here. Free when every layer is present; never asks a registry what is known by digest."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from caddisfly.host.operations.work import Work
 
 async def run(work: Work) -> None:
     images = work.parts.images
-    ref = work.machine.image
-    tag = f":{ref.tag}" if ref.tag else ""
-    resolved = await images.resolve(
-        f"{ref.registry}/{ref.repository}{tag}@{ref.digest}", organization=work.machine.org_id
-    )
-    work.image = await images.fetch(resolved)
+    organization = work.machine.org_id
+    work.images = {
+        container: await images.fetch(await images.resolve(reference, organization=organization))
+        for container, reference in work.machine.references.items()
+    }

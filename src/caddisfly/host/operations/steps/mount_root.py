@@ -1,4 +1,4 @@
-"""Give the incarnation its root: the image's layers under a writable layer of limited size."""
+"""Give the incarnation its root: the image's layers under a writable layer of limited size. Each container has one."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from caddisfly.host.operations.work import Work
 
 
 async def run(work: Work) -> None:
-    if work.image is None:
+    if not work.images:
         await fetch_image.run(work)
-    assert work.image is not None
     work.parts.check_room(work.machine)
     work.parts.driver.expect()
-    work.root = await root.mount(work.parts, work.machine, work.image.layer_dirs)
+    layers = {container: image.layer_dirs for container, image in work.images.items()}
+    work.roots = await root.mount(work.parts, work.machine, layers)

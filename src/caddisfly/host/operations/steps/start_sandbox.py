@@ -1,30 +1,54 @@
-"""Write what the Machine finds inside, and start its main process."""
+"""Write what the Machine finds inside, and start its program, or its several programs."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
 
+from caddisfly.host.drivers.driver import Member, Sandbox
 from caddisfly.host.operations.steps import attach_network, mount_root
-from caddisfly.host.operations.work import Work
+from caddisfly.host.operations.work import Work, log_of
+from caddisfly.model.program import Program
 
 
 async def run(work: Work) -> None:
     # After a crash the steps before this one are run again, because what they gave lived in the agent's memory.
-    if work.root is None:
+    if not work.roots:
         await mount_root.run(work)
     if work.netns is None:
         await attach_network.run(work)
-    assert work.image is not None
-    assert work.root is not None
-    assert work.netns is not None
-    sandbox = await asyncio.to_thread(
+    secrets = await work.parts.open_secrets(work.machine)
+    programs = work.machine.config.programs
+    if not programs:
+        await work.parts.driver.start(await _compile(work, None, secrets))
+        return
+    members = tuple([_member(program, await _compile(work, program, secrets)) for program in programs])
+    await work.parts.driver.start(replace(members[0].sandbox, members=members))
+
+
+async def _compile(work: Work, program: Program | None, secrets: Mapping[str, str]) -> Sandbox:
+    container = program.name if program is not None and program.image else ""
+    name = program.name if program is not None else ""
+    return await asyncio.to_thread(
         work.parts.compile,
         work.machine,
-        image=work.image.resolved.config,
-        secrets=await work.parts.open_secrets(work.machine),
-        root=work.root,
+        program=program,
+        image=work.images[container].resolved.config,
+        secrets=secrets,
+        root=work.roots[container],
         netns=work.netns,
-        log=work.log,
+        log=log_of(work.parts.settings, work.machine.id, name),
         settings=work.parts.settings,
     )
-    await work.parts.driver.start(sandbox)
+
+
+def _member(program: Program, sandbox: Sandbox) -> Member:
+    return Member(
+        name=program.name,
+        sandbox=sandbox,
+        restart=program.restart,
+        stop=program.stop,
+        after=program.after,
+        essential=program.essential,
+    )
