@@ -91,7 +91,8 @@ def _leaks(world: World) -> Iterator[str]:
             yield f"{machine.id} is started and {id or 'nothing'} does not run"
         elif any(box.version != machine.instance_id for box in boxes):
             yield f"{id} runs another version than its Machine has"
-        yield from _programs(machine, boxes)
+        seen = world.projection.machines.get(machine.id)
+        yield from _programs(machine, boxes, dict(seen.containers) if seen is not None else {})
     roots = {key for machine in up.values() for key in root_keys(machine).values()}
     for what, ids, wanted in (
         ("sandbox", {box.run_id for box in rooms.boxes.values()}, up.keys()),
@@ -108,8 +109,11 @@ def _leaks(world: World) -> Iterator[str]:
             yield f"what was kept as {key} belongs to no Machine"
 
 
-def _programs(machine: Machine, boxes: Sequence[Box]) -> Iterator[str]:
-    """Each of several programs runs, or has ended and its policy says stay, or waits for one that failed."""
+def _programs(machine: Machine, boxes: Sequence[Box], shown: Mapping[str, str]) -> Iterator[str]:
+    """Each of several programs runs, or has ended and its policy says stay, or waits for one that failed.
+
+    Of one whose last start failed nothing is left but what is `shown` of it.
+    """
     by_name = {
         program.name: [box for box in boxes if box.number == str(number)]
         for number, program in enumerate(machine.config.programs)
@@ -121,7 +125,8 @@ def _programs(machine: Machine, boxes: Sequence[Box]) -> Iterator[str]:
         if any(box.running for box in own):
             continue
         due = all(by_name[name] and _meets(by_name[name][0], condition) for name, condition in program.after)
-        if due and (not own or program.essential or program.restart.policy == "always"):
+        again = program.essential or program.restart.policy == "always"
+        if due and (again or (not own and shown.get(program.name) != states.STOPPED)):
             yield f"{machine.id}: its program {program.name} does not run"
 
 

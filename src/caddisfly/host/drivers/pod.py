@@ -158,6 +158,8 @@ class Pod:
 
     async def _run_once(self, part: _Part) -> Exit:
         if not part.running:
+            async with part.starting:  # what an earlier try may have left is no failure of this one
+                await self._until_done(lambda: self._clean(part), "destroy")
             try:
                 await self._start(part)
             except Exception as error:
