@@ -97,8 +97,11 @@ async def serve(settings: RegistrySettings, *, stop: asyncio.Event) -> None:
         collecting = asyncio.create_task(registry.collection.run(), name="registry-collection")
         gc.collect()
         gc.freeze()  # what is loaded now stays: no later collection needs to look at it
+        # Tools try TLS first, and each try would be a warning that nobody can do anything about.
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         server = Server(config_of(settings, registry.application))
         serving = asyncio.create_task(server.serve(), name="registry-serve")
+        log.info("registry.serves", extra={"address": settings.address})
         stopping = asyncio.create_task(stop.wait(), name="registry-stop")
         await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
         server.should_exit = True
