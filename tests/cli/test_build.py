@@ -261,6 +261,19 @@ async def test_ctrl_c_cancels_the_build_on_the_host(platform: Api, project: Path
     assert b"Traceback" not in said
 
 
+def test_ctrl_c_while_it_starts_leaves_no_build_behind(platform: Api, project: Path, caddis: Caddis) -> None:
+    def interrupted(request: Request) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return 201, build("queued")
+
+    platform.on("POST", BUILDS, interrupted, (201, build("queued")))
+    platform.on("POST", f"{BUILDS}/b1/cancel", (200, build("cancelled")))
+    assert caddis("build").code == 130
+    first, second = platform.asked(BUILDS)
+    assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
+    assert platform.asked(f"{BUILDS}/b1/cancel")
+
+
 @pytest.fixture
 def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A stand-in that notes how it was called."""

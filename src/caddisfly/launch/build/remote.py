@@ -65,7 +65,15 @@ class Builds:
         self._app = app
 
     def start(self, order: Order) -> Json:
-        """Sent again when the answer is lost: the key makes it one build."""
+        """Sent again when the answer is lost: the key makes it one build. Ctrl-C leaves none behind."""
+        key = ids.ulid()
+        try:
+            return self._start(order, key)
+        except KeyboardInterrupt:
+            self._client.builds.cancel(self._app, str(self._start(order, key)["id"]))
+            raise
+
+    def _start(self, order: Order, key: str) -> Json:
         return _object(
             self._client.builds.start(
                 self._app,
@@ -77,7 +85,7 @@ class Builds:
                 labels=order.labels,
                 secrets=order.secrets,
                 no_cache=order.no_cache,
-                idempotency_key=ids.ulid(),
+                idempotency_key=key,
             )
         )
 
