@@ -37,38 +37,51 @@ def layout(root: Path = ROOT) -> Layout:
 
 @dataclass(frozen=True, slots=True)
 class ControlGroups:
-    """The groups under `caddisfly/` in every tree."""
+    """The groups under one parent in every tree."""
 
     layout: Layout
     root: Path = ROOT
+    parent: str = PARENT
+
+    def weigh(self, weight: int) -> None:
+        """How much CPU all groups here get together against the host's other work, where 100 is what one group gets."""
+        tree = self.root if self.layout == "v2" else self.root / "cpu"
+        group = tree / self.parent
+        group.mkdir(exist_ok=True)
+        if self.layout == "v2" and not (group / "cpu.weight").exists():
+            (tree / "cgroup.subtree_control").write_text("+cpu")
+        if self.layout == "v2":
+            _write(group / "cpu.weight", weight)
+        else:
+            _write(group / "cpu.shares", max(2, weight * 1024 // 100))
 
     def path(self, id: str) -> str:
         """What goes into a bundle as `cgroupsPath`."""
-        return f"/{PARENT}/{id}"
+        return f"/{self.parent}/{id}"
 
     def directories(self, id: str) -> tuple[Path, ...]:
         """Every directory that belongs to a sandbox."""
         if self.layout == "v2":
-            return (self.root / PARENT / id,)
+            return (self.root / self.parent / id,)
         trees = {tree.resolve() for tree in self.root.iterdir() if tree.is_dir()}
-        return tuple(tree / PARENT / id for tree in sorted(trees))
+        return tuple(tree / self.parent / id for tree in sorted(trees))
 
     def make(self, id: str, limits: Limits) -> tuple[Path, ...]:
         """Make the v1 groups with their limits. Returns those that a process must join to be inside."""
         made = []
         for controller in _V1_CONTROLLERS:
-            group = self.root / controller / PARENT / id
+            group = self.root / controller / self.parent / id
             if not (self.root / controller).is_dir():
                 continue
             group.mkdir(parents=True, exist_ok=True)
             made.append(group.resolve())
-        _write(self.root / "memory" / PARENT / id / "memory.limit_in_bytes", limits.memory_mb << 20)
-        swap = self.root / "memory" / PARENT / id / "memory.memsw.limit_in_bytes"
+        _write(self.root / "memory" / self.parent / id / "memory.limit_in_bytes", limits.memory_mb << 20)
+        swap = self.root / "memory" / self.parent / id / "memory.memsw.limit_in_bytes"
         if swap.exists():
             _write(swap, (limits.memory_mb + limits.swap_mb) << 20)
-        _write(self.root / "cpu" / PARENT / id / "cpu.cfs_quota_us", int(limits.cores * _PERIOD_US))
-        _write(self.root / "cpu" / PARENT / id / "cpu.shares", max(2, limits.weight * 1024 // 100))
-        _write(self.root / "pids" / PARENT / id / "pids.max", limits.pids)
+        _write(self.root / "cpu" / self.parent / id / "cpu.cfs_quota_us", int(limits.cores * _PERIOD_US))
+        _write(self.root / "cpu" / self.parent / id / "cpu.shares", max(2, limits.weight * 1024 // 100))
+        _write(self.root / "pids" / self.parent / id / "pids.max", limits.pids)
         return tuple(dict.fromkeys(made))
 
     def warm(self) -> None:
@@ -114,7 +127,7 @@ class ControlGroups:
         """Ask the kernel to take so many bytes back. It may find fewer."""
         if self.layout == "v2":
             try:
-                (self.root / PARENT / id / "memory.reclaim").write_text(str(amount))
+                (self.root / self.parent / id / "memory.reclaim").write_text(str(amount))
             except OSError as error:
                 if error.errno != errno.EAGAIN:  # what there was is back, and it was less
                     raise
@@ -130,22 +143,22 @@ class ControlGroups:
 
     def _memory(self, id: str) -> Path:
         if self.layout == "v2":
-            return self.root / PARENT / id / "memory.max"
-        return self.root / "memory" / PARENT / id / "memory.limit_in_bytes"
+            return self.root / self.parent / id / "memory.max"
+        return self.root / "memory" / self.parent / id / "memory.limit_in_bytes"
 
     def freeze(self, id: str, *, frozen: bool) -> bool:
         """Stop or let go every process of a sandbox. Says whether all have noticed; ask again until they have."""
         if self.layout == "v2":
-            group = self.root / PARENT / id
+            group = self.root / self.parent / id
             (group / "cgroup.freeze").write_text("1" if frozen else "0")
             return (_field(group / "cgroup.events", "frozen") == 1) == frozen
-        state = self.root / "freezer" / PARENT / id / "freezer.state"
+        state = self.root / "freezer" / self.parent / id / "freezer.state"
         state.write_text("FROZEN" if frozen else "THAWED")
         return state.read_text().strip() == ("FROZEN" if frozen else "THAWED")
 
     def thaw(self, id: str) -> None:
         """Let every process go on; nothing if there are none."""
-        state = self.root / "freezer" / PARENT / id / "freezer.state"
+        state = self.root / "freezer" / self.parent / id / "freezer.state"
         if self.layout != "v2" and _read(state).strip() not in ("", "THAWED"):
             state.write_text("THAWED")
 
@@ -179,7 +192,7 @@ class ControlGroups:
         trees = [self.root] if self.layout == "v2" else [tree for tree in self.root.iterdir() if tree.is_dir()]
         found: set[str] = set()
         for tree in trees:
-            parent = tree / PARENT
+            parent = tree / self.parent
             if parent.is_dir():
                 found |= {entry.name for entry in parent.iterdir() if entry.is_dir()}
         return frozenset(found)
@@ -187,7 +200,7 @@ class ControlGroups:
     def stats(self, id: str) -> Stats:
         """Counters of a sandbox; zero for what this host does not count."""
         if self.layout == "v2":
-            group = self.root / PARENT / id
+            group = self.root / self.parent / id
             return Stats(
                 cpu_ns=_field(group / "cpu.stat", "usage_usec") * 1000,
                 memory_bytes=_number(group / "memory.current"),
@@ -195,16 +208,16 @@ class ControlGroups:
                 oom_kills=_field(group / "memory.events", "oom_kill"),
             )
         return Stats(
-            cpu_ns=_number(self.root / "cpuacct" / PARENT / id / "cpuacct.usage"),
-            memory_bytes=_number(self.root / "memory" / PARENT / id / "memory.usage_in_bytes"),
-            pids=_number(self.root / "pids" / PARENT / id / "pids.current"),
-            oom_kills=_field(self.root / "memory" / PARENT / id / "memory.oom_control", "oom_kill"),
+            cpu_ns=_number(self.root / "cpuacct" / self.parent / id / "cpuacct.usage"),
+            memory_bytes=_number(self.root / "memory" / self.parent / id / "memory.usage_in_bytes"),
+            pids=_number(self.root / "pids" / self.parent / id / "pids.current"),
+            oom_kills=_field(self.root / "memory" / self.parent / id / "memory.oom_control", "oom_kill"),
         )
 
     def _counting(self, id: str) -> tuple[Path, ...]:
         if self.layout == "v2":
-            return (self.root / PARENT / id,)
-        return (self.root / "pids" / PARENT / id, self.root / "memory" / PARENT / id)
+            return (self.root / self.parent / id,)
+        return (self.root / "pids" / self.parent / id, self.root / "memory" / self.parent / id)
 
 
 def has_swap(root: Path = ROOT) -> bool:
