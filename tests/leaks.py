@@ -48,7 +48,8 @@ def _mounts() -> set[str]:
 
 
 def _groups() -> set[str]:
-    parents = [Path("/sys/fs/cgroup/caddisfly"), *Path("/sys/fs/cgroup").glob("*/caddisfly")]
+    top = Path("/sys/fs/cgroup")
+    parents = [place for name in ("caddisfly", "caddisfly-builds") for place in (top / name, *top.glob(f"*/{name}"))]
     found = (entry for parent in parents if parent.is_dir() for entry in parent.iterdir() if entry.is_dir())
     return {f"control group {entry}" for entry in found}
 

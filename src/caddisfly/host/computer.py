@@ -13,6 +13,7 @@ from typing import IO, Protocol
 from caddisfly.host.builds.buildah import Destination
 from caddisfly.host.builds.builds import Carrier
 from caddisfly.host.builds.contexts import Contexts, Repositories
+from caddisfly.host.builds.sandbox import GROUPS as BUILDS
 from caddisfly.host.builds.sandbox import Workshop
 from caddisfly.host.builds.settings import BuildSettings
 from caddisfly.host.capacity import Capacity
@@ -226,7 +227,7 @@ def _workshop(
         contexts=Contexts(repositories, max_bytes=builds.disk_gb << 30),
         destination=registry,
         nameservers=settings.nameservers or host_nameservers(),
-        groups=ControlGroups(layout()),
+        groups=ControlGroups(layout(), parent=BUILDS),
     )
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from caddisfly.host.builds.buildah import DISK, MOUNTS, PRIVATE, STORAGE, TEMPORARY
+from caddisfly.host.builds.buildah import DISK, KNOWN, MOUNTS, PRIVATE, STORAGE, TEMPORARY
 from caddisfly.host.drivers.driver import Limits
 from caddisfly.host.drivers.oci import cgroups
 
@@ -33,7 +33,21 @@ _CAPABILITIES = tuple(
 )
 _TOP = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _CERTIFICATES = ("/etc/ssl/certs", "/etc/pki")
-_DIRECTORIES = ("proc", "sys", "dev", "tmp", "run", "etc", "usr", "root", "var/tmp", "var/cache", DISK[1:], PRIVATE[1:])
+_DIRECTORIES = (
+    "proc",
+    "sys",
+    "dev",
+    "tmp",
+    "run",
+    "etc",
+    "usr",
+    "root",
+    "var/tmp",
+    "var/cache",
+    "var/lib/containers/cache",
+    DISK[1:],
+    PRIVATE[1:],
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +102,7 @@ def make_root(place: Place, files: dict[str, str], mounts: Iterable[Path]) -> No
 
 
 def specification(
-    place: Place, *, id: str, arguments: list[str], env: dict[str, str], limits: Limits, mounts: Iterable[Path]
+    place: Place, *, group: str, arguments: list[str], env: dict[str, str], limits: Limits, mounts: Iterable[Path]
 ) -> dict[str, Any]:
     """`config.json`."""
     ids = [{"containerID": 0, "hostID": FIRST_ID, "size": IDS}]
@@ -113,7 +127,7 @@ def specification(
             ],
             "uidMappings": ids,
             "gidMappings": ids,
-            "cgroupsPath": f"/{cgroups.PARENT}/{id}",
+            "cgroupsPath": group,
             "resources": {"devices": [{"allow": False, "access": "rwm"}], **cgroups.resources(limits)},
             "maskedPaths": ["/sys/firmware", "/sys/devices/virtual/powercap"],
             "rootfsPropagation": "private",
@@ -159,6 +173,7 @@ def _mounts(place: Place, mounts: Iterable[Path], *, memory_mb: int) -> list[dic
         # What buildah writes beside a step's container, its secrets above all, is in memory as well.
         memory(f"{STORAGE}/overlay-containers", "mode=700", half),
         bind(f"{place.disk}/{TEMPORARY.removeprefix(DISK + '/')}", "/var/tmp"),
+        bind(f"{place.disk}/{KNOWN.removeprefix(DISK + '/')}", "/var/lib/containers/cache"),
         bind(place.private, PRIVATE),
     ]
 

@@ -19,7 +19,7 @@ import stat
 from pathlib import Path
 
 from caddisfly.host.builds.build import Build
-from caddisfly.host.builds.buildah import CONTEXT, DISK, STORAGE, TEMPORARY
+from caddisfly.host.builds.buildah import CONTEXT, DISK, KNOWN, STORAGE, TEMPORARY
 from caddisfly.host.builds.bundle import FIRST_ID
 from caddisfly.host.builds.settings import BuildSettings
 from caddisfly.host.images import kernel
@@ -29,7 +29,7 @@ from caddisfly.host.images.settings import GIB, ImageSettings
 
 _BLOCK = 512
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_DIRECTORIES = (STORAGE, f"{STORAGE}/overlay-containers", TEMPORARY, CONTEXT)
+_DIRECTORIES = (STORAGE, f"{STORAGE}/overlay-containers", TEMPORARY, KNOWN, CONTEXT)
 
 
 class Disks:

@@ -5,8 +5,11 @@
     memory     a tmpfs with secrets, token and what buildah reports
     processes  buildah under runc, in a control group and a user namespace (`bundle.py`)
 
-Everything has the incarnation's name, `<build id>-<number>`, like a Machine's: so what a killed agent leaves is found
-by the same sweep at its next start, which ends its processes and removes its network; mounts and files follow here.
+Everything has the incarnation's name, `<build id>-<number>`. What a killed agent leaves is found by it at its next
+start: the network by the sweep that Machines' are found by, processes, mounts and files here.
+
+Control groups of builds have a parent of their own at the top, not that of Machines: the scheduler weighs siblings, and
+so a build stands back behind everything on the host, the edge above all, and not only behind Machines.
 """
 
 from __future__ import annotations
@@ -43,6 +46,8 @@ from caddisfly.model.errors import Internal, Problem, Unavailable, Unprocessable
 
 log = logging.getLogger(__name__)
 
+GROUPS = "caddisfly-builds"
+"""The parent of builds' control groups."""
 _PRIVATE_MB = 16
 _LINE_MAX = 64 * 1024
 _LOOK_S = 0.5
@@ -98,7 +103,12 @@ class Workshop:
         self._disks = Disks(data_dir / "builds", settings)
 
     async def open(self) -> None:
-        """Remove what a former agent left, whose processes are gone already. Raises `FailedPrecondition`."""
+        """Take down what a former agent left."""
+        for id in self._groups.known():
+            log.warning("builds.swept", extra={"sandbox": id})
+            await self._end_processes(id)
+            await self._forget_group(id)
+        self._groups.weigh(self._settings.cpu_share)
         await asyncio.to_thread(self._open)
 
     def _open(self) -> None:
@@ -184,7 +194,7 @@ class Workshop:
         )
         specification = bundle.specification(
             place,
-            id=order.id,
+            group=self._groups.path(order.id),
             arguments=arguments,
             env=buildah.environment(settings),
             limits=self._limits,
@@ -200,7 +210,7 @@ class Workshop:
         settings = self._settings
         return Limits(
             cores=settings.cpus or os.cpu_count() or 1,
-            weight=settings.cpu_share,
+            weight=100,  # among builds; what they weigh together against all else is their parent's matter
             memory_mb=settings.memory_mb,
             pids=settings.pids,
         )
@@ -286,6 +296,9 @@ class Workshop:
             )
             async with asyncio.timeout(_CALL_S):
                 await process.wait()
+        await self._forget_group(id)
+
+    async def _forget_group(self, id: str) -> None:
         for _ in range(_END_TRIES):
             try:
                 return self._groups.remove(id)

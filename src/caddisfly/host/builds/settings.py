@@ -32,8 +32,9 @@ class BuildSettings(BaseModel):
         default=10,
         ge=1,
         le=10_000,
-        description="Weight of a build against a shared CPU of a Machine, which has 100. It counts only when there is "
-        "not enough for all. Default 10: what serves goes first, and a build still goes on.",
+        description="What all builds together weigh against everything else on the host, where all Machines together "
+        "have 100, and each process of the platform as well. It counts only where there is not enough for all. Default "
+        "10: what serves goes first, and a build still goes on.",
     )
     cpus: float = Field(
         default=0,

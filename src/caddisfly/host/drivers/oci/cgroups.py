@@ -37,31 +37,44 @@ def layout(root: Path = ROOT) -> Layout:
 
 @dataclass(frozen=True, slots=True)
 class ControlGroups:
-    """The groups under `caddisfly/` in every tree."""
+    """The groups under one parent in every tree."""
 
     layout: Layout
     root: Path = ROOT
+    parent: str = PARENT
+
+    def weigh(self, weight: int) -> None:
+        """How much CPU all groups here get together against the host's other work, where 100 is what one group gets."""
+        tree = self.root if self.layout == "v2" else self.root / "cpu"
+        group = tree / self.parent
+        group.mkdir(exist_ok=True)
+        if self.layout == "v2" and not (group / "cpu.weight").exists():
+            (tree / "cgroup.subtree_control").write_text("+cpu")
+        if self.layout == "v2":
+            _write(group / "cpu.weight", weight)
+        else:
+            _write(group / "cpu.shares", max(2, weight * 1024 // 100))
 
     def path(self, id: str) -> str:
         """What goes into a bundle as `cgroupsPath`."""
-        return f"/{_below(id)}"
+        return f"/{self._below(id)}"
 
     def directories(self, id: str) -> tuple[Path, ...]:
         """Every directory that belongs to a sandbox."""
         if self.layout == "v2":
-            return (self.root / _below(id),)
+            return (self.root / self._below(id),)
         trees = {tree.resolve() for tree in self.root.iterdir() if tree.is_dir()}
-        return tuple(tree / _below(id) for tree in sorted(trees))
+        return tuple(tree / self._below(id) for tree in sorted(trees))
 
     def limit(self, group: str, limits: Limits) -> None:
         """Make the group that several sandboxes are in, and limit what they use together. Once: limits may change."""
-        last = self.root / ("" if self.layout == "v2" else "pids") / _below(group) / "pids.max"
+        last = self.root / ("" if self.layout == "v2" else "pids") / self._below(group) / "pids.max"
         if _read(last).strip() == str(limits.pids):
             return
         if self.layout != "v2":
             self.make(group, limits)
             return
-        parent = self.root / PARENT
+        parent = self.root / self.parent
         directory = parent / group
         directory.mkdir(parents=True, exist_ok=True)
         for above in (self.root, parent, directory):
@@ -77,20 +90,20 @@ class ControlGroups:
         """Make the v1 groups, with limits or without. Returns those that a process must join to be inside."""
         made = []
         for controller in _V1_CONTROLLERS:
-            group = self.root / controller / _below(id)
+            group = self.root / controller / self._below(id)
             if not (self.root / controller).is_dir():
                 continue
             group.mkdir(parents=True, exist_ok=True)
             made.append(group.resolve())
         if limits is None:
             return tuple(dict.fromkeys(made))
-        _write(self.root / "memory" / _below(id) / "memory.limit_in_bytes", limits.memory_mb << 20)
-        swap = self.root / "memory" / _below(id) / "memory.memsw.limit_in_bytes"
+        _write(self.root / "memory" / self._below(id) / "memory.limit_in_bytes", limits.memory_mb << 20)
+        swap = self.root / "memory" / self._below(id) / "memory.memsw.limit_in_bytes"
         if swap.exists():
             _write(swap, (limits.memory_mb + limits.swap_mb) << 20)
-        _write(self.root / "cpu" / _below(id) / "cpu.cfs_quota_us", int(limits.cores * _PERIOD_US))
-        _write(self.root / "cpu" / _below(id) / "cpu.shares", max(2, limits.weight * 1024 // 100))
-        _write(self.root / "pids" / _below(id) / "pids.max", limits.pids)
+        _write(self.root / "cpu" / self._below(id) / "cpu.cfs_quota_us", int(limits.cores * _PERIOD_US))
+        _write(self.root / "cpu" / self._below(id) / "cpu.shares", max(2, limits.weight * 1024 // 100))
+        _write(self.root / "pids" / self._below(id) / "pids.max", limits.pids)
         return tuple(dict.fromkeys(made))
 
     def warm(self) -> None:
@@ -136,7 +149,7 @@ class ControlGroups:
         """Ask the kernel to take so many bytes back. It may find fewer."""
         if self.layout == "v2":
             try:
-                (self.root / _below(id) / "memory.reclaim").write_text(str(amount))
+                (self.root / self._below(id) / "memory.reclaim").write_text(str(amount))
             except OSError as error:
                 if error.errno != errno.EAGAIN:  # what there was is back, and it was less
                     raise
@@ -152,22 +165,22 @@ class ControlGroups:
 
     def _memory(self, id: str) -> Path:
         if self.layout == "v2":
-            return self.root / _below(id) / "memory.max"
-        return self.root / "memory" / _below(id) / "memory.limit_in_bytes"
+            return self.root / self._below(id) / "memory.max"
+        return self.root / "memory" / self._below(id) / "memory.limit_in_bytes"
 
     def freeze(self, id: str, *, frozen: bool) -> bool:
         """Stop or let go every process of a sandbox. Says whether all have noticed; ask again until they have."""
         if self.layout == "v2":
-            group = self.root / _below(id)
+            group = self.root / self._below(id)
             (group / "cgroup.freeze").write_text("1" if frozen else "0")
             return (_field(group / "cgroup.events", "frozen") == 1) == frozen
-        state = self.root / "freezer" / _below(id) / "freezer.state"
+        state = self.root / "freezer" / self._below(id) / "freezer.state"
         state.write_text("FROZEN" if frozen else "THAWED")
         return state.read_text().strip() == ("FROZEN" if frozen else "THAWED")
 
     def thaw(self, id: str) -> None:
         """Let every process go on; nothing if there are none."""
-        state = self.root / "freezer" / _below(id) / "freezer.state"
+        state = self.root / "freezer" / self._below(id) / "freezer.state"
         if self.layout != "v2" and _read(state).strip() not in ("", "THAWED"):
             state.write_text("THAWED")
 
@@ -201,7 +214,7 @@ class ControlGroups:
         trees = [self.root] if self.layout == "v2" else [tree for tree in self.root.iterdir() if tree.is_dir()]
         found: set[str] = set()
         for tree in trees:
-            parent = tree / PARENT
+            parent = tree / self.parent
             if parent.is_dir():
                 found |= {entry.name for entry in parent.iterdir() if entry.is_dir()}
         return frozenset(found)
@@ -209,7 +222,7 @@ class ControlGroups:
     def stats(self, id: str) -> Stats:
         """Counters of a sandbox; zero for what this host does not count."""
         if self.layout == "v2":
-            group = self.root / _below(id)
+            group = self.root / self._below(id)
             return Stats(
                 cpu_ns=_field(group / "cpu.stat", "usage_usec") * 1000,
                 memory_bytes=_number(group / "memory.current"),
@@ -217,16 +230,21 @@ class ControlGroups:
                 oom_kills=_field(group / "memory.events", "oom_kill"),
             )
         return Stats(
-            cpu_ns=_number(self.root / "cpuacct" / _below(id) / "cpuacct.usage"),
-            memory_bytes=_number(self.root / "memory" / _below(id) / "memory.usage_in_bytes"),
-            pids=_number(self.root / "pids" / _below(id) / "pids.current"),
-            oom_kills=_field(self.root / "memory" / _below(id) / "memory.oom_control", "oom_kill"),
+            cpu_ns=_number(self.root / "cpuacct" / self._below(id) / "cpuacct.usage"),
+            memory_bytes=_number(self.root / "memory" / self._below(id) / "memory.usage_in_bytes"),
+            pids=_number(self.root / "pids" / self._below(id) / "pids.current"),
+            oom_kills=_field(self.root / "memory" / self._below(id) / "memory.oom_control", "oom_kill"),
         )
+
+    def _below(self, id: str) -> str:
+        """Where a sandbox's group is: under the parent, or in the group that a dot in its id names."""
+        group, dot, _ = id.partition(".")
+        return f"{self.parent}/{group}/{id}" if dot else f"{self.parent}/{id}"
 
     def _counting(self, id: str) -> tuple[Path, ...]:
         if self.layout == "v2":
-            return (self.root / _below(id),)
-        return (self.root / "pids" / _below(id), self.root / "memory" / _below(id))
+            return (self.root / self._below(id),)
+        return (self.root / "pids" / self._below(id), self.root / "memory" / self._below(id))
 
 
 def has_swap(root: Path = ROOT) -> bool:
@@ -246,12 +264,6 @@ def resources(limits: Limits) -> dict[str, Any]:
         },
         "pids": {"limit": limits.pids},
     }
-
-
-def _below(id: str) -> str:
-    """Where a sandbox's group is: under PARENT, or in the group that a dot in its id names."""
-    group, dot, _ = id.partition(".")
-    return f"{PARENT}/{group}/{id}" if dot else f"{PARENT}/{id}"
 
 
 def _write(path: Path, value: int | str) -> None:
