@@ -46,7 +46,7 @@ from caddisfly.launch.config.services import Service
 from caddisfly.launch.config.statics import Static
 from caddisfly.launch.config.units import Bare
 from caddisfly.launch.config.vm import Vm
-from caddisfly.model.config import STOP_SIGNALS, SWAP_MAX_MB
+from caddisfly.model.config import STOP_SIGNALS, STOP_TIMEOUT_MAX, SWAP_MAX_MB
 from caddisfly.model.duration import Duration
 
 
@@ -116,6 +116,10 @@ def read(root: Node, findings: Findings, *, directory: Path, sources: tuple[str,
         more = [services.read(one, findings, groups) for one in section.tables("services")]
         container = section.text("container")
         kill_timeout = section.duration("kill_timeout", Bare.SECONDS)
+        if kill_timeout is not None and kill_timeout > STOP_TIMEOUT_MAX:
+            findings.complain(
+                section.place_of("kill_timeout"), f"{kill_timeout} is too long", allowed=f"at most {STOP_TIMEOUT_MAX}"
+            )
         return AppConfig(
             app=section.text("app"),
             sources=sources,

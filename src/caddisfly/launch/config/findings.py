@@ -84,9 +84,14 @@ class Findings:
 
     def settled(self) -> tuple[Finding, ...]:
         """The warnings, when that is all there is. Raises `ConfigInvalid`."""
+        ordered = tuple(sorted(self.found, key=_position))
         if self.failed:
-            raise ConfigInvalid(tuple(self.found))
-        return tuple(self.found)
+            raise ConfigInvalid(ordered)
+        return ordered
+
+
+def _position(finding: Finding) -> tuple[str, int]:
+    return (finding.place.file, finding.place.line) if finding.place else ("", 0)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

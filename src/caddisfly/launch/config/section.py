@@ -40,7 +40,9 @@ class Section:
         if error is None:
             for name, member in self.node.members.items():
                 if name not in self._known:
-                    self.findings.complain(member, "unknown key", hint=nearest(name, self._known))
+                    hint = nearest(name, self._known)
+                    allowed = "" if hint else ", ".join(sorted(self._known))
+                    self.findings.complain(member, "unknown key", allowed=allowed, hint=hint)
 
     def node_of(self, *names: str) -> Node | None:
         """The first of these spellings that is there."""

@@ -30,16 +30,16 @@ def load(files: Files, *, strict: bool = True) -> AppConfig:
     root = document.read(files.base)
     if files.overlay:
         root = overlay.merged(root, document.read(files.overlay))
-    return meaning(root, directory=files.directory, strict=strict, sources=tuple(map(str, files.all)))
+    return of_node(root, directory=files.directory, strict=strict, sources=tuple(map(str, files.all)))
 
 
 def text(content: str, *, name: str = "fly.toml", directory: Path | None = None, strict: bool = True) -> AppConfig:
     """Of a text that is in no file. Raises `ConfigInvalid`."""
     root = document.parse(content, name=name)
-    return meaning(root, directory=directory or Path(), strict=strict, sources=(name,))
+    return of_node(root, directory=directory or Path(), strict=strict, sources=(name,))
 
 
-def meaning(root: Node, *, directory: Path, strict: bool, sources: tuple[str, ...]) -> AppConfig:
+def of_node(root: Node, *, directory: Path, strict: bool, sources: tuple[str, ...]) -> AppConfig:
     findings = Findings(strict)
     app = app_config.read(root, findings, directory=directory, sources=sources)
     rules.check(app, root, findings)
