@@ -63,7 +63,7 @@ def _container(name: str, service: Node, findings: Findings, directory: Path) ->
     for key, member in members.items():
         if key not in (*_READ, *_PLAIN_KEYS):
             findings.warn(member, "has no effect in a Machine")
-    image = members["image"].value if "image" in members else BUILT if "build" in members else ""
+    image = str(members["image"].value) if "image" in members else BUILT if "build" in members else ""
     if not image:
         findings.error(service, f"service '{name}' must specify either 'image' or 'build'")
     container = {
@@ -106,7 +106,7 @@ def _files(node: Node | None, findings: Findings, directory: Path) -> list[dict[
     """Single files go along as their content; a Machine has no other volumes to offer."""
     files = []
     for item in node.value if node is not None and node.is_list else ():
-        source, _, target = str(item.value).partition(":")
+        source, _, target = str(item.plain).partition(":")
         path = directory / source
         if isinstance(item.value, str) and target and path.is_file():
             content = base64.b64encode(path.read_bytes()).decode()
@@ -153,7 +153,7 @@ def _dependencies(node: Node | None, findings: Findings) -> list[dict[str, str]]
     dependencies = []
     for name, member in node.members.items():
         said = member.members.get("condition")
-        condition = _CONDITIONS.get(said.value if said is not None else "service_started")
+        condition = _CONDITIONS.get(str(said.value) if said is not None else "service_started")
         if condition is None:
             findings.error(
                 said or member, f"'{said.value if said else ''}' is not a condition", allowed=", ".join(_CONDITIONS)

@@ -98,11 +98,17 @@ def _json(source: Node, findings: Findings, directory: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         findings.error(source, f"{what} must hold an object, got {kind(config)}")
         return {}
-    listed = config.get("containers") or []
-    if not isinstance(listed, list) or any(not isinstance(one, dict) for one in listed):
-        findings.error(source, f"containers in {what} must be a list of objects")
+    if not _objects(config.get("containers")) or not all(
+        _objects(one.get("files")) for one in config.get("containers") or ()
+    ):
+        findings.error(source, f"containers, and the files of each, in {what} must be lists of objects")
         return {}
     return config
+
+
+def _objects(value: Any) -> bool:
+    """Absent, or a list of objects."""
+    return not value or (isinstance(value, list) and all(isinstance(one, dict) for one in value))
 
 
 def _with_files(container: Mapping[str, Any], at: Node, findings: Findings, directory: Path) -> dict[str, Any]:
@@ -111,7 +117,7 @@ def _with_files(container: Mapping[str, Any], at: Node, findings: Findings, dire
         return dict(container)
     files = []
     for entry in container["files"]:
-        if path := entry.get("local_path"):
+        if path := str(entry.get("local_path") or ""):
             try:
                 content = base64.b64encode((directory / path).read_bytes()).decode()
             except OSError as error:

@@ -7,6 +7,7 @@ goes on and finds the next mistake.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -99,7 +100,7 @@ class Section:
         return self.whole(name, 1, _PORT_MAX, text_too=text_too)
 
     def number(self, name: str) -> float | None:
-        found = self._typed((name,), lambda one: isinstance(one, int | float) and not isinstance(one, bool), "a number")
+        found = self._typed((name,), _is_number, "a number")
         return None if found is None else float(found)
 
     def duration(self, name: str, bare: Bare) -> Duration | None:
@@ -228,3 +229,7 @@ def _list_kind(node: Node) -> str:
     if not node.is_list:
         return kind(node.value)
     return next(f"{kind(item.value)} in it" for item in node.value if not isinstance(item.value, str))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -7,6 +7,7 @@ nanoseconds, by an accident of its decoder; nobody has ever meant that, so there
 from __future__ import annotations
 
 import enum
+import math
 import re
 from fractions import Fraction
 
@@ -35,7 +36,7 @@ def duration(value: object, bare: Bare) -> tuple[Duration | None, str]:
     """The duration, None for an empty text that means unset, and a warning or nothing. Raises `Wrong`."""
     if isinstance(value, str):
         return _written(value, bare), ""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise Wrong(f"must be a duration, got {kind(value)}")
     if bare is Bare.SECONDS:
         return _positive(Duration.of_seconds(int(value))), ""
