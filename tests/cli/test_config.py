@@ -165,3 +165,34 @@ def test_save_does_not_make_the_file_of_one_app_that_of_another(file: Path, cadd
     assert "fly.toml is of app hello, not of other" in outcome.err
     assert not api.seen
     assert file.read_text() == FILE
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "variables"),
+    [
+        ("fly.toml", "app = 'hello'", {}),
+        ("fly.yaml", "app: hello", {}),
+        ("fly.json", '{"app": "hello"}', {}),
+        ("other.toml", "app = 'hello'", {"CADDIS_CONFIG": "other.toml"}),
+        ("fly.toml", "app = 'other'", {"FLY_APP": "hello"}),
+    ],
+)
+def test_every_command_finds_the_app(
+    caddis: Caddis, api: Api, monkeypatch: pytest.MonkeyPatch, name: str, text: str, variables: dict[str, str]
+) -> None:
+    Path(name).write_text(text)
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    api.on("GET", MACHINES, (200, []))
+    assert caddis("machine", "list").code == 0
+    assert api.seen[0].path == MACHINES
+
+
+def test_a_missing_config_is_no_reason_to_take_another_app(
+    file: Path, caddis: Caddis, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CADDIS_CONFIG", "gone.toml")
+    outcome = caddis("machine", "list")
+    assert outcome.code == 1
+    assert "config file not found at" in outcome.err
+    assert not api.seen

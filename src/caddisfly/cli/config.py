@@ -125,7 +125,7 @@ def save(
     path = path / locate.NAMES[0] if path.is_dir() else path
     before = saving.Present.read(path)
     name = app_name(app, before.app)
-    before.refuse_other(name)
+    locate.refuse_other(name, before.app, str(path))
     with target.client() as client:
         saved = saving.saved(before, name, client.machines.list(name))
     for note in saved.notes:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from caddisfly.launch import config
-from caddisfly.launch.config import AppConfig, ConfigInvalid, edit, from_machines, running, saving
+from caddisfly.launch.config import AppConfig, ConfigInvalid, edit, from_machines, locate, running, saving
 from caddisfly.launch.config.saving import Present
 from caddisfly.model.config import Config
 from caddisfly.model.errors import FailedPrecondition, InvalidArgument
@@ -128,11 +128,11 @@ def test_machines_of_others_are_no_file() -> None:
         from_machines.of("demo", [{"id": "m", "state": "started", "config": {"image": "x"}}])
 
 
-def test_a_file_of_another_app_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "fly.toml"
-    path.write_text("app = 'other'")
+def test_a_file_of_another_app_is_refused() -> None:
     with pytest.raises(FailedPrecondition, match="is of app other, not of demo"):
-        Present.read(path).refuse_other("demo")
+        locate.refuse_other("demo", "other", "fly.toml")
+    locate.refuse_other("demo", "demo", "fly.toml")
+    locate.refuse_other("demo", "", "fly.toml")
 
 
 def test_only_toml_is_written(tmp_path: Path) -> None:

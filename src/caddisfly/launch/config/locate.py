@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from caddisfly.launch.config.findings import nearest
-from caddisfly.model.errors import InvalidArgument, NotFound
+from caddisfly.model.errors import FailedPrecondition, InvalidArgument, NotFound
 
 NAMES = ("fly.toml", "fly.json", "fly.yaml")
 SUFFIXES = (".toml", ".json", ".yaml", ".yml")
@@ -54,6 +54,16 @@ def app_name(given: str, named: str, *, environ: Mapping[str, str] | None = None
             "which app?", why="the config file is missing an app name", next='add app = "NAME" to it, or -a NAME'
         )
     return name
+
+
+def refuse_other(app: str, named: str, file: str) -> None:
+    """Raises `FailedPrecondition` when the file names another app than the one that is meant."""
+    if named and named != app:
+        raise FailedPrecondition(
+            f"{file} is of app {named}, not of {app}",
+            why="the file of one app must not become that of another",
+            next=f"-c PATH names another file; without -a and FLY_APP it is {named}",
+        )
 
 
 def _base(given: str, variable: str, directory: Path) -> Path:

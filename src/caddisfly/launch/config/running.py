@@ -15,7 +15,7 @@ from caddisfly.model.config import Config
 from caddisfly.model.errors import Problem
 
 _GONE = ("destroyed", "destroying")
-_UNKNOWN = ("unknown", "unreachable")
+UNKNOWN = ("unknown", "unreachable")
 
 Machine = Mapping[str, Any]
 
@@ -98,7 +98,7 @@ def _compared(app: AppConfig, group: str, machine: Machine) -> MachineComparison
         region=str(machine.get("region", "")),
         running=running,
         wanted=wanted,
-        known=machine.get("host_status") not in _UNKNOWN,
+        known=machine.get("host_status") not in UNKNOWN,
     )
 
 

@@ -38,15 +38,6 @@ class Present:
         app = root.members.get("app")
         return cls(path, path.read_text(encoding="utf-8"), str(app.value) if app is not None else "")
 
-    def refuse_other(self, app: str) -> None:
-        """Raises `FailedPrecondition` when the file is of another app."""
-        if self.app and self.app != app:
-            raise FailedPrecondition(
-                f"{self.path} is of app {self.app}, not of {app}",
-                why="saving would make it the config of another app",
-                next=f"-c PATH names another file, or leave out -a to save {self.app}",
-            )
-
     def write(self, text: str) -> None:
         """All of it or nothing."""
         handle, name = tempfile.mkstemp(dir=self.path.resolve().parent, prefix=f".{self.path.name}.")
