@@ -114,6 +114,9 @@ def test_the_three_formats_mean_the_same() -> None:
         ('{"a": }', "fly.json", "fly.json:1: Expecting value (row 1 column 7)"),
         ("a: [b\n", "fly.yaml", "fly.yaml:2: expected"),
         ("- a\n", "fly.yaml", "must be a table"),
+        ("a = " + 5000 * "[", "fly.toml", "fly.toml:1: "),
+        ('{"a": ' + 100_000 * "[", "fly.json", "nested too deeply"),
+        ("a: &a [*a]", "fly.yaml", "nested too deeply"),
     ],
 )
 def test_a_malformed_text_says_row_and_column(text: str, name: str, said: str) -> None:
@@ -160,6 +163,7 @@ def test_a_malformed_text_says_row_and_column(text: str, name: str, said: str) -
         ("services = [{ concurrency = '20' }]", "Unknown value '20' for concurrency limits"),
         ("services = [{ machine_checks = [{ image = 'x' }] }]", "missing command for test machine"),
         ("restart = [{ policy = 'on-fail' }]", "did you mean on-failure?"),
+        ("app = 'My App'", "'My App' is not such a name; allowed: lowercase letters"),
         ("primary_region = 'Amsterdam, NL'", "is not a region"),
         ("statics = [{ guest_path = '/a', url_prefix = '/x' }, { guest_path = '/b', url_prefix = '/x/y' }]", "overlap"),
         ("machine_config = '{'", "machine_config is not JSON"),

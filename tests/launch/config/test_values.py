@@ -313,3 +313,77 @@ def test_a_wrong_compose_file_is_an_error_with_its_own_place(tmp_path: Path, ser
 def test_a_missing_compose_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match="no Compose file"):
         read("[build.compose]\nfile = 'gone.yml'", directory=tmp_path)
+
+
+def test_a_file_that_fly_wrote_years_ago_is_fine() -> None:
+    app = read("""
+        app = "old"
+        kill_signal = "SIGINT"
+        kill_timeout = 5
+        processes = []
+
+        [env]
+
+        [experimental]
+          allowed_public_ports = []
+          auto_rollback = true
+
+        [[services]]
+          http_checks = []
+          internal_port = 8080
+          processes = ["app"]
+          protocol = "tcp"
+          script_checks = []
+          [services.concurrency]
+            hard_limit = 25
+            soft_limit = 20
+            type = "connections"
+          [[services.ports]]
+            force_https = true
+            handlers = ["http"]
+            port = 80
+          [[services.ports]]
+            handlers = ["tls", "http"]
+            port = 443
+          [[services.tcp_checks]]
+            grace_period = "1s"
+            interval = "15s"
+            restart_limit = 0
+            timeout = "2s"
+    """)
+    assert not app.warnings
+    (service,) = config.machine_config(app, "app")["services"]
+    assert service["checks"] == [{"type": "tcp", "grace_period": "1s", "interval": "15s", "timeout": "2s"}]
+
+
+def test_a_file_that_fly_writes_today_is_fine() -> None:
+    app = read("""
+        app = 'new'
+        primary_region = 'ams'
+        [build]
+        [http_service]
+          internal_port = 8080
+          force_https = true
+          auto_stop_machines = 'stop'
+          auto_start_machines = true
+          min_machines_running = 0
+          processes = ['app']
+        [[vm]]
+          memory = '1gb'
+          cpu_kind = 'shared'
+          cpus = 1
+          memory_mb = 1024
+    """)
+    assert not app.warnings
+    assert config.machine_config(app, "app")["guest"] == {"cpu_kind": "shared", "cpus": 1, "memory_mb": 1024}
+
+
+def test_empty_processes_are_none() -> None:
+    assert read("[[processes]]").groups.names == ("app",)
+    assert read("[processes]").groups.names == ("app",)
+
+
+def test_a_tcp_check_has_no_path() -> None:
+    app = read("checks = { a = { type = 'tcp', port = 1, path = '/' } }")
+    assert config.machine_config(app, "app")["checks"] == {"a": {"type": "tcp", "port": 1}}
+    assert "a tcp check only connects" in str(app.warnings[0])

@@ -21,6 +21,7 @@ from caddisfly.model.duration import Duration
 TYPES = ("http", "tcp")
 SECOND, MINUTE, INTERVAL_MIN = (Duration.of_seconds(seconds) for seconds in (1, 60, 2))
 _PROTOCOLS = ("http", "https")
+_HTTP_KEYS = ("method", "path", "protocol", "tls_skip_verify", "tls_server_name", "headers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +132,7 @@ def _common(section: Section, type: str, bare: Bare) -> Check:
     interval, timeout = section.duration("interval", bare), section.duration("timeout", bare)
     grace_period = section.duration("grace_period", bare)
     if type == "tcp":
+        section.ignored(*_HTTP_KEYS, why="a tcp check only connects")
         return Check(type=type, interval=interval, timeout=timeout, grace_period=grace_period)
     return Check(
         type=type,

@@ -28,7 +28,15 @@ def read(file: File, *, shown: str = "") -> Node:
 def parse(text: str, *, name: str) -> Node:
     """`name` is how messages call the file; its suffix chooses the format. Raises `ConfigInvalid`."""
     suffix = File(name).suffix.lower()
-    values, lines = (_json if suffix == ".json" else _yaml if suffix in (".yaml", ".yml") else _toml)(text, name)
+    read = _json if suffix == ".json" else _yaml if suffix in (".yaml", ".yml") else _toml
+    try:
+        values, lines = read(text, name)
+        return _rooted(values, lines, name)
+    except RecursionError as error:
+        raise _malformed(name, 1, "nested too deeply") from error
+
+
+def _rooted(values: Any, lines: Lines, name: str) -> Node:
     if values is None:
         values = {}  # an empty YAML file
     if not isinstance(values, dict):
@@ -60,7 +68,10 @@ def _json(text: str, name: str) -> tuple[Any, Lines]:
     except json.JSONDecodeError as error:
         raise _malformed(name, error.lineno, f"{error.msg} (row {error.lineno} column {error.colno})") from error
     # JSON is YAML once its tabs, which can only stand between tokens, are spaces.
-    return values, _yaml_lines(text.replace("\t", " "))
+    try:
+        return values, _yaml_lines(text.replace("\t", " "))
+    except yaml.YAMLError:
+        return values, {}  # keys of more than 1,024 characters: everything stands in line 1
 
 
 def _yaml(text: str, name: str) -> tuple[Any, Lines]:

@@ -33,6 +33,7 @@ def read(node: Node | None, findings: Findings) -> Experimental:
     with Section(node, findings) as section:
         for name in ("auto_rollback", "enable_consul", "enable_etcd"):
             section.flag(name)
+        section.ignored("use_zstd", why="build.compression says it")
         section.ignored("lazy_load_images", why="it is no longer supported")
         section.ignored("allowed_public_ports", "private_network", why="it belongs to Fly's first platform")
         return Experimental(

@@ -93,6 +93,8 @@ def _entries(node: Node, findings: Findings) -> list[tuple[str, Node]]:
         return []
     entries = []
     for item in node.value:
+        if item.is_table and not item.members:
+            continue  # an empty `[[processes]]` is how Fly once wrote that there are none
         with Section(item, findings) as section:
             name, command = section.text("name"), section.node_of("command")
             if not name:

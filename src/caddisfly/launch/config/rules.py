@@ -12,6 +12,7 @@ from caddisfly.launch.config import translate
 from caddisfly.launch.config.app_config import AppConfig
 from caddisfly.launch.config.findings import Findings
 from caddisfly.launch.config.node import Node
+from caddisfly.model.app import check_app_name
 from caddisfly.model.config import Config
 from caddisfly.model.errors import Problem
 
@@ -32,6 +33,13 @@ _SECTIONS = {
 
 def check(app: AppConfig, root: Node, findings: Findings) -> None:
     _strategy(app, root, findings)
+    if app.app:
+        try:
+            check_app_name(app.app)
+        except Problem as problem:
+            findings.complain(
+                root.members["app"], problem.why, allowed="lowercase letters, digits and dashes, up to 63"
+            )
     if app.primary_region and not _REGION.fullmatch(app.primary_region):
         findings.complain(
             root.members["primary_region"], f"'{app.primary_region}' is not a region", allowed="a code such as ams"

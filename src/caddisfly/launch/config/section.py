@@ -55,9 +55,10 @@ class Section:
         return next((self.node.members[name] for name in names if name in self.node.members), self.node)
 
     def ignored(self, *names: str, why: str) -> None:
-        """Keys of older days: known, without effect."""
+        """Keys that are known and have no effect, as most keys of older days. What is empty says nothing."""
         for name in names:
-            if member := self.node_of(name):
+            member = self.node_of(name)
+            if member is not None and member.value:
                 self.findings.warn(member, f"has no effect: {why}")
 
     def text(self, *names: str) -> str:

@@ -82,7 +82,9 @@ def read_http(node: Node | None, findings: Findings, groups: Groups) -> Service 
                 Port(port=443, handlers=("http", "tls"), http_options=http, tls_options=tls),
             ),
             asked=tuple(
-                checks.read_service(check, findings, "http", Bare.ACCIDENT) for check in section.tables("checks")
+                checks.read_service(check, findings, type, Bare.ACCIDENT)
+                for type, name in (("tcp", "tcp_checks"), ("http", "checks"))
+                for check in section.tables(name)
             ),
             legacy=False,
         )
