@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
     from caddisfly.client import Client
     from caddisfly.client.calls import Json
 
-App = Annotated[str, typer.Option("--app", "-a", help="Name of the app. Default: `app` of the fly.toml here.")]
+App = Annotated[
+    str, typer.Option("--app", "-a", help="Name of the app. Default: FLY_APP, else `app` of the fly.toml here.")
+]
 AsJson = Annotated[bool, typer.Option("--json", "-j", help="Print JSON.")]
 MachineId = Annotated[str, typer.Argument(metavar="ID", help="Id of the Machine.")]
 MachineIds = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of Machines.")]
@@ -30,8 +33,16 @@ def client() -> Client:
 
 
 def app_of_directory(directory: Path | None = None) -> str:
-    """`app` of the fly.toml here, empty when there is none. Raises `FailedPrecondition` for one that is broken."""
-    path = (directory or Path.cwd()) / "fly.toml"
+    """`FLY_APP`, else `app` of the config file here or of CADDIS_CONFIG; empty when nothing says.
+
+    Raises `FailedPrecondition` for a file that is broken, `NotFound` for one that is named and missing.
+    """
+    if name := os.environ.get("FLY_APP"):
+        return name
+    here = directory or Path.cwd()
+    if os.environ.get("CADDIS_CONFIG") or any((here / other).is_file() for other in ("fly.json", "fly.yaml")):
+        return _app_of_config(here)
+    path = here / "fly.toml"
     try:
         found = tomllib.loads(path.read_text()).get("app", "")
     except FileNotFoundError:
@@ -39,6 +50,14 @@ def app_of_directory(directory: Path | None = None) -> str:
     except (OSError, ValueError) as error:
         raise FailedPrecondition(f"{path} cannot be read", why=str(error), next="correct it, or name --app") from error
     return found if isinstance(found, str) else ""
+
+
+def _app_of_config(directory: Path) -> str:
+    """By Launch's own rules, which take longer to import than most commands to run."""
+    from caddisfly.launch.config import document, locate
+
+    app = document.read(locate.find(directory=directory).base).members.get("app")
+    return app.value if app is not None and isinstance(app.value, str) else ""
 
 
 def app_name(given: str) -> str:

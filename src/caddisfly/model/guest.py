@@ -44,6 +44,7 @@ _PRESETS: dict[str, tuple[str, int, int]] = {
     **{f"performance-{n}x": ("performance", n, 2048 * n) for n in (1, 2, 4, 6, 8, 10, 12, 14, 16)},
     **dict.fromkeys(("a100-40gb", "a100-80gb", "l40s", "a10"), ("performance", 8, 32768)),
 }
+PRESET_NAMES = tuple(_PRESETS)
 DEFAULT_PRESET = "shared-cpu-1x"
 
 
