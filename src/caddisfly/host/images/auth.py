@@ -19,6 +19,8 @@ from caddisfly.host.images.settings import Credentials
 
 MAX_TOKEN_BYTES = 256 << 10
 _DEFAULT_LIFE_S, _MARGIN_S = 60.0, 10.0
+_IDENTITY_TOKEN = "<token>"
+"""The user name under which Docker's helpers hand out a token that is traded for access, not a password."""
 _PARAMETER = re.compile(r'([A-Za-z_]+)="((?:[^"\\]|\\.)*)"')
 
 
@@ -75,6 +77,10 @@ def token_request(
     query = {"scope": f"repository:{repository}:pull"}
     if service := challenge.parameters.get("service"):
         query["service"] = service
+    if credentials is not None and credentials.username == _IDENTITY_TOKEN:
+        token = credentials.password.get_secret_value()
+        form = {**query, "grant_type": "refresh_token", "client_id": "caddisfly", "refresh_token": token}
+        return httpx.Request("POST", realm, data=form)
     headers = {"Authorization": basic(credentials)} if credentials else {}
     return httpx.Request("GET", realm.copy_merge_params(query), headers=headers)
 

@@ -37,6 +37,7 @@ from caddisfly.host.images.auth import (
 from caddisfly.host.images.blobs import BlobStore, Draft, digest_of
 from caddisfly.host.images.image import Descriptor
 from caddisfly.host.images.manifest import ACCEPT, MAX_MANIFEST_BYTES
+from caddisfly.host.images.outside import OWN, Frontier, Outside, network_of
 from caddisfly.host.images.reference import DOCKER_HUB, Reference, is_digest
 from caddisfly.host.images.settings import Credentials, ImageSettings
 from caddisfly.model.errors import Exhausted, InvalidArgument, Problem, Unavailable
@@ -71,6 +72,8 @@ class _Endpoint:
     repository: str
     base: str
     credentials: Credentials | None
+    trusted: bool
+    """Named by the operator, so that it may be anywhere."""
 
     @property
     def plain_http(self) -> bool:
@@ -78,7 +81,8 @@ class _Endpoint:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        return self.registry, self.repository, self.credentials.username if self.credentials else ""
+        """What a grant is good for. Not by user name alone: who has a wrong password must not have another's access."""
+        return self.registry, self.repository, basic(self.credentials) if self.credentials else ""
 
 
 @dataclass(slots=True)
@@ -107,12 +111,16 @@ class RegistryClient:
         self._blobs = blobs
         self._slots = asyncio.Semaphore(settings.download_concurrency)
         self._grants: dict[tuple[str, str, str], Grant] = {}
-        self._http: httpx.AsyncClient | None = None
+        networks = [network_of(entry) for entry in settings.private_registries]
+        self._frontier = Frontier(
+            (*(network for network in networks if network), *(OWN if settings.local_registries else ()))
+        )
+        self._http: dict[bool, httpx.AsyncClient] = {}
 
     async def close(self) -> None:
-        if self._http is not None:
-            await self._http.aclose()
-            self._http = None
+        clients, self._http = self._http, {}
+        for client in clients.values():
+            await client.aclose()
 
     async def digest(self, reference: Reference, credentials: Credentials | None) -> str:
         """What the registry says the name points to, or nothing. Cheap, and not counted by rate limits on pulls."""
@@ -229,7 +237,7 @@ class RegistryClient:
         self, endpoint: _Endpoint, path: str, *, headers: dict[str, str], method: str = "GET"
     ) -> AsyncIterator[httpx.Response]:
         """One request with authorisation and redirects; the open response. Transient failures are raised as such."""
-        http = await self._client()
+        http = await self._client(trusted=endpoint.trusted)
         try:
             response = await self._send(http, endpoint, method, endpoint.base + path, headers)
             if response.status_code == 401 and (challenge := response.headers.get("WWW-Authenticate")):
@@ -325,12 +333,17 @@ class RegistryClient:
         )
 
     def _endpoint(self, reference: Reference, credentials: Credentials | None) -> _Endpoint:
-        registry = reference.registry
-        base = self._settings.mirrors.get(registry, "").rstrip("/")
+        registry, settings = reference.registry, self._settings
+        known = settings.credentials.get(registry)
+        if known is None and registry == DOCKER_HUB:
+            known = settings.credentials.get("docker.io")
+        base = settings.mirrors.get(registry, "").rstrip("/")
+        named = {registry, _host(registry)} & settings.private_registries
+        trusted = bool(base or known or named or registry in settings.insecure_registries)
         if not base:
             own = _OWN_ADDRESS.fullmatch(registry) is not None
-            plain = registry in self._settings.insecure_registries or own
-            if own and not (self._settings.local_registries or registry in self._settings.insecure_registries):
+            plain = registry in settings.insecure_registries or own
+            if own and not (settings.local_registries or trusted):
                 raise InvalidArgument(
                     f"registry {registry} is an address of the host itself",
                     why="tenants name images, and the host's own services are not theirs to ask",
@@ -338,24 +351,28 @@ class RegistryClient:
                     status="registry_refused",
                 )
             base = f"{'http' if plain else 'https'}://{registry}"
-        known = self._settings.credentials.get(registry)
-        if known is None and registry == DOCKER_HUB:
-            known = self._settings.credentials.get("docker.io")
-        return _Endpoint(registry, reference.repository, base, credentials or known)
+        return _Endpoint(registry, reference.repository, base, credentials or known, trusted)
 
-    async def _client(self) -> httpx.AsyncClient:
-        if self._http is None:
+    async def _client(self, *, trusted: bool) -> httpx.AsyncClient:
+        if trusted not in self._http:
             # The system's certificates, not a bundled list: operators add their own authorities there.
             context = await asyncio.to_thread(ssl.create_default_context)
-            if self._http is None:
-                self._http = httpx.AsyncClient(
+            if trusted not in self._http:
+                limits = httpx.Limits(max_connections=64, max_keepalive_connections=8)
+                self._http[trusted] = httpx.AsyncClient(
                     verify=context,
+                    transport=None if trusted else Outside(self._frontier, context=context, limits=limits),
                     follow_redirects=False,
                     timeout=httpx.Timeout(self._settings.stall_timeout_s, connect=self._settings.connect_timeout_s),
-                    limits=httpx.Limits(max_connections=64, max_keepalive_connections=8),
+                    limits=limits,
                     headers={"User-Agent": "caddisfly"},
                 )
-        return self._http
+        return self._http[trusted]
+
+
+def _host(registry: str) -> str:
+    """The registry's name without its port."""
+    return re.sub(r":\d+$", "", registry)
 
 
 def _raise_if_transient(response: httpx.Response) -> None:

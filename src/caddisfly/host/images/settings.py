@@ -15,6 +15,7 @@ class Credentials(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     username: str
+    """`<token>` says that `password` is an identity token, as Docker's credential helpers do."""
     password: SecretStr
 
 
@@ -79,6 +80,13 @@ class ImageSettings(BaseModel):
         description="Whether any registry on the host's own loopback or link-local addresses may be named, over plain "
         "http. Off, because tenants name images and would make the agent ask the host's private services; list the one "
         "that is meant for them in `insecure_registries`.",
+    )
+    private_registries: frozenset[str] = Field(
+        default=frozenset(),
+        description="Registries (`host` or `host:port`) and networks (`10.1.0.0/16`) inside the operator's own network "
+        "that images may come from. Empty: a registry whose name leads to a private, loopback or link-local address is "
+        "refused, because tenants name images and would make the agent ask what their Machines cannot reach. Mirrors, "
+        "`insecure_registries` and registries in `credentials` are the operator's own words and need no entry.",
     )
     mirrors: dict[str, str] = Field(
         default_factory=dict,
