@@ -11,13 +11,17 @@ import errno
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from caddisfly.host.images.durable import sync_directory, write_atomically
 from caddisfly.host.images.reference import is_digest
 from caddisfly.model.errors import InvalidArgument, Problem, Unavailable
+
+_PIECE = 1 << 20
 
 
 class Draft:
@@ -29,8 +33,25 @@ class Draft:
         self._hash = hashlib.sha256()
         self.size = 0
 
-    def write(self, data: bytes) -> None:
-        self._file.write(data)
+    @classmethod
+    def resume(cls, path: Path) -> Draft:
+        """Go on with what an earlier process wrote. It is read once more, for the hash."""
+        draft = cls(path, path.open("r+b", buffering=0))
+        while piece := draft._file.read(_PIECE):
+            draft._hash.update(piece)
+            draft.size += len(piece)
+        return draft
+
+    def write(self, data: bytes | bytearray) -> None:
+        """All of it or nothing: a disk that is full leaves what was written before."""
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            self._file.seek(self.size)
+            self._file.truncate()
+            raise
         self._hash.update(data)
         self.size += len(data)
 
@@ -46,8 +67,11 @@ class Draft:
         return f"sha256:{self._hash.hexdigest()}"
 
     def seal(self) -> None:
-        self._file.flush()
         os.fsync(self._file.fileno())
+        self._file.close()
+
+    def close(self) -> None:
+        """Leave it as it is, to be resumed."""
         self._file.close()
 
     def discard(self) -> None:
@@ -60,8 +84,10 @@ class BlobStore:
 
     def __init__(self, directory: Path, *, temporary: Path) -> None:
         self._directory = directory / "sha256"
+        self._partial = directory / "partial"
         self._temporary = temporary
-        self._directory.mkdir(parents=True, exist_ok=True)
+        for path in (self._directory, self._partial):
+            path.mkdir(parents=True, exist_ok=True)
 
     def path(self, digest: str) -> Path:
         if not is_digest(digest):
@@ -106,7 +132,21 @@ class BlobStore:
 
     def draft(self) -> Draft:
         path = self._temporary / f"blob-{secrets.token_hex(8)}"
-        return Draft(path, path.open("xb"))
+        return Draft(path, path.open("xb", buffering=0))
+
+    def continued(self, digest: str) -> Draft:
+        """What there is of this blob from a download that was broken off, or a new draft that can be continued."""
+        path = self._partial / self.path(digest).name
+        with suppress(FileNotFoundError):
+            return Draft.resume(path)
+        return Draft(path, path.open("xb", buffering=0))
+
+    def discard_partial(self, *, older_than_s: float = 0.0) -> None:
+        """Give up downloads that nobody has gone on with."""
+        limit = time.time() - older_than_s
+        for path in self._partial.iterdir():
+            if path.stat().st_mtime <= limit:
+                path.unlink(missing_ok=True)
 
     def commit(self, draft: Draft, *, expected: str, what: str) -> None:
         """Give a finished draft its name, if it is what was expected."""

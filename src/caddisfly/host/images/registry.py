@@ -1,9 +1,8 @@
 """Pulls from registries, over a network and from servers that both may fail in every way.
 
 What can pass is tried again, a bounded number of times and with random waits: connection errors, 429, 5xx, silence, a
-trickle, an early end. A download goes on where it stopped. What cannot pass is said at once, with the registry's own
-code but not its page: the other side may be any server inside the operator's network, and what it answers is not for
-tenants.
+trickle, an early end. A download goes on where it stopped, also in a later pull, and what comes is held to its digest.
+What cannot pass is said at once.
 
 Redirects are followed by hand: at most five, never from https to http, and with the `Authorization` header only while
 the origin stays the same; blob stores behind registries take signed URLs, and would log what they are sent.
@@ -12,8 +11,6 @@ the origin stays the same; blob stores behind registries take signed URLs, and w
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import random
 import re
 import ssl
@@ -22,9 +19,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 import httpx
 
+from caddisfly.host.images.answers import (
+    Transient,
+    body_of,
+    cause_of,
+    error_code,
+    raise_if_transient,
+    unauthorised,
+    unavailable,
+)
 from caddisfly.host.images.auth import (
     MAX_TOKEN_BYTES,
     AuthError,
@@ -40,7 +47,7 @@ from caddisfly.host.images.manifest import ACCEPT, MAX_MANIFEST_BYTES
 from caddisfly.host.images.outside import OWN, Frontier, Outside, network_of
 from caddisfly.host.images.reference import DOCKER_HUB, Reference, is_digest
 from caddisfly.host.images.settings import Credentials, ImageSettings
-from caddisfly.model.errors import Exhausted, InvalidArgument, Problem, Unavailable
+from caddisfly.model.errors import Final, InvalidArgument, Problem, Unavailable
 
 _T = TypeVar("_T")
 _MAX_REDIRECTS = 5
@@ -53,15 +60,6 @@ _OWN_ADDRESS = re.compile(
     re.IGNORECASE,
 )
 """Loopback, unspecified and link-local addresses."""
-
-
-class _Transient(Exception):
-    """Try again; after the last attempt it becomes an `Unavailable`."""
-
-    def __init__(self, why: str, *, retry_after_s: float | None = None, limited: bool = False) -> None:
-        super().__init__(why)
-        self.retry_after_s = retry_after_s
-        self.limited = limited
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +97,7 @@ class _Pace:
         now = time.monotonic()
         if now - self.since >= self.window_s:
             if self.received < self.min_rate * (now - self.since):
-                raise _Transient(f"it sends less than {self.min_rate} bytes per second")
+                raise Transient(f"it sends less than {self.min_rate} bytes per second")
             self.since, self.received = now, 0
 
 
@@ -116,6 +114,10 @@ class RegistryClient:
             (*(network for network in networks if network), *(OWN if settings.local_registries else ()))
         )
         self._http: dict[bool, httpx.AsyncClient] = {}
+        # Weak: a lock lives as long as somebody holds it or waits for it.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self.transfers: dict[str, Draft] = {}
+        """Downloads under way, by digest."""
 
     async def close(self) -> None:
         clients, self._http = self._http, {}
@@ -146,7 +148,7 @@ class RegistryClient:
             async with self._ask(endpoint, path, headers={"Accept": ACCEPT}) as response:
                 if response.status_code != 200:
                     raise await self._refusal(response, endpoint, str(reference), manifest=True)
-                data = await _body(response, MAX_MANIFEST_BYTES)
+                data = await body_of(response, MAX_MANIFEST_BYTES)
                 kind = response.headers.get("Content-Type", "")
             expected = target if is_digest(target) else response.headers.get("Docker-Content-Digest", "")
             if expected and digest_of(data) != expected:
@@ -165,21 +167,36 @@ class RegistryClient:
         if self._blobs.has(blob.digest):
             return
         endpoint = self._endpoint(reference, credentials)
-        async with self._slots:
-            draft = self._blobs.draft()
-            try:
-                async with asyncio.timeout(self._settings.download_timeout_s):
+        async with self._locks.setdefault(blob.digest, asyncio.Lock()), self._slots:
+            if not self._blobs.has(blob.digest):
+                await self._download(endpoint, blob, what=f"blob {blob.digest} of {reference}")
+
+    async def _download(self, endpoint: _Endpoint, blob: Descriptor, *, what: str) -> None:
+        draft = await asyncio.to_thread(self._blobs.continued, blob.digest)
+        if draft.size > blob.size:
+            draft.restart()
+        continued = draft.size > 0
+        self.transfers[blob.digest] = draft
+        try:
+            async with asyncio.timeout(self._settings.download_timeout_s):
+                await self._fill(endpoint, blob, draft)
+                if continued and draft.digest != blob.digest:
+                    # What was kept may have been damaged since. A registry is blamed for what it sent just now.
+                    draft.restart()
                     await self._fill(endpoint, blob, draft)
-                what = f"blob {blob.digest} of {reference}"
-                await asyncio.to_thread(self._blobs.commit, draft, expected=blob.digest, what=what)
-            except TimeoutError:
-                why = f"it took longer than {self._settings.download_timeout_s:g} seconds"
-                raise _unavailable(endpoint, why) from None
-            finally:
-                draft.discard()  # has no effect on a committed one: it has another name by now
+            await _finished(asyncio.to_thread(self._blobs.commit, draft, expected=blob.digest, what=what))
+        except TimeoutError:
+            why = f"it took longer than {self._settings.download_timeout_s:g} seconds"
+            raise unavailable(endpoint.registry, why) from None
+        except Final:
+            draft.discard()
+            raise
+        finally:
+            del self.transfers[blob.digest]
+            draft.close()  # what has come stays: the next pull goes on from there
 
     async def _fill(self, endpoint: _Endpoint, blob: Descriptor, draft: Draft) -> None:
-        while True:
+        while not (draft.size and draft.size == blob.size):
             before = draft.size
 
             async def attempt() -> None:
@@ -203,14 +220,14 @@ class RegistryClient:
             resumed = response.headers.get("Content-Range", "").startswith(f"bytes {draft.size}-")
             if response.status_code == 416 or (response.status_code == 206 and not resumed):
                 draft.restart()
-                raise _Transient("it does not continue a download where asked to")
+                raise Transient("it does not continue a download where asked to")
             if response.status_code not in (200, 206):
                 raise await self._refusal(response, endpoint, blob.digest, manifest=False)
             if response.status_code == 200:
                 draft.restart()
             await self._copy(response, endpoint, blob, draft)
         if draft.size < blob.size:
-            raise _Transient(f"it ends after {draft.size} of {blob.size} bytes")
+            raise Transient(f"it ends after {draft.size} of {blob.size} bytes")
 
     async def _copy(self, response: httpx.Response, endpoint: _Endpoint, blob: Descriptor, draft: Draft) -> None:
         pace = _Pace(self._settings.stall_timeout_s, self._settings.min_rate_bytes_s)
@@ -228,9 +245,9 @@ class RegistryClient:
                     )
                 if len(waiting) >= _PROGRESS:
                     full, waiting = waiting, bytearray()
-                    await asyncio.to_thread(draft.write, bytes(full))
+                    await _finished(asyncio.to_thread(draft.write, full))
         finally:
-            draft.write(bytes(waiting))  # also of a download that broke: the next attempt goes on from here
+            draft.write(waiting)  # also of a download that broke: the next attempt goes on from here
 
     @asynccontextmanager
     async def _ask(
@@ -245,14 +262,14 @@ class RegistryClient:
                 await self._authorise(http, endpoint, Challenge.parse(challenge))
                 response = await self._send(http, endpoint, method, endpoint.base + path, headers)
             try:
-                _raise_if_transient(response)
+                raise_if_transient(response)
                 yield response
             finally:
                 await response.aclose()
         except httpx.TransportError as error:
-            raise _Transient(_cause(error)) from error
+            raise Transient(cause_of(error)) from error
         except AuthError as error:
-            raise _unauthorised(endpoint, str(error)) from None
+            raise unauthorised(endpoint.registry, endpoint.repository, str(error)) from None
 
     async def _send(
         self, http: httpx.AsyncClient, endpoint: _Endpoint, method: str, url: str, headers: dict[str, str]
@@ -270,11 +287,11 @@ class RegistryClient:
             try:
                 there = here.join(response.headers["Location"])
             except httpx.InvalidURL:
-                raise _unavailable(endpoint, "it redirects to an address that cannot be read") from None
+                raise unavailable(endpoint.registry, "it redirects to an address that cannot be read") from None
             if there.scheme != "https" and not (there.scheme == "http" and here.scheme == "http"):
-                raise _unavailable(endpoint, f"it redirects to {there.scheme}, away from https")
+                raise unavailable(endpoint.registry, f"it redirects to {there.scheme}, away from https")
             here = there
-        raise _unavailable(endpoint, f"it redirects more than {_MAX_REDIRECTS} times")
+        raise unavailable(endpoint.registry, f"it redirects more than {_MAX_REDIRECTS} times")
 
     async def _authorise(self, http: httpx.AsyncClient, endpoint: _Endpoint, challenge: Challenge) -> None:
         if challenge.scheme == "basic" and endpoint.credentials:
@@ -288,10 +305,10 @@ class RegistryClient:
             )
             response = await http.send(request, stream=True)
             try:
-                _raise_if_transient(response)
+                raise_if_transient(response)
                 if response.status_code != 200:
                     raise AuthError(f"its token server answers {response.status_code}")
-                self._grants[endpoint.key] = grant_from(await _body(response, MAX_TOKEN_BYTES))
+                self._grants[endpoint.key] = grant_from(await body_of(response, MAX_TOKEN_BYTES))
             finally:
                 await response.aclose()
         else:
@@ -304,9 +321,9 @@ class RegistryClient:
         for attempt in range(1, attempts + 1):
             try:
                 return await work()
-            except _Transient as error:
+            except Transient as error:
                 if attempt == attempts or give_up():
-                    raise _unavailable(endpoint, str(error), limited=error.limited) from error
+                    raise unavailable(endpoint.registry, str(error), limited=error.limited) from error
                 wait = random.uniform(0, min(_MAX_WAIT_S, self._settings.retry_base_s * 2**attempt))
                 if error.retry_after_s is not None:
                     wait += min(error.retry_after_s, _MAX_RETRY_AFTER_S)
@@ -314,9 +331,11 @@ class RegistryClient:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _refusal(self, response: httpx.Response, endpoint: _Endpoint, what: str, *, manifest: bool) -> Problem:
-        code = _error_code(await _body(response, _MAX_ERROR_BYTES, strict=False))
+        code = error_code(await body_of(response, _MAX_ERROR_BYTES, strict=False))
         if response.status_code in (401, 403):
-            return _unauthorised(endpoint, f"it answers {response.status_code} {code}".strip())
+            return unauthorised(
+                endpoint.registry, endpoint.repository, f"it answers {response.status_code} {code}".strip()
+            )
         if response.status_code == 404 and manifest:
             return InvalidArgument(
                 f"image {what} is not there: MANIFEST_UNKNOWN: manifest unknown",
@@ -375,71 +394,15 @@ def _host(registry: str) -> str:
     return re.sub(r":\d+$", "", registry)
 
 
-def _raise_if_transient(response: httpx.Response) -> None:
-    status = response.status_code
-    if status == 429 or status >= 500:
-        after = response.headers.get("Retry-After", "")
-        raise _Transient(
-            "too many requests" if status == 429 else f"it answers {status}",
-            retry_after_s=float(after) if after.isdigit() and len(after) < 9 else None,
-            limited=status == 429,
-        )
-
-
-async def _body(response: httpx.Response, max_bytes: int, *, strict: bool = True) -> bytes:
-    data = bytearray()
-    async for piece in response.aiter_bytes():
-        data += piece
-        if len(data) > max_bytes:
-            if not strict:
-                break
-            raise InvalidArgument(
-                "the registry's answer is too large", why=f"it has more than {max_bytes} bytes", status="too_large"
-            )
-    return bytes(data)
-
-
-def _error_code(body: bytes) -> str:
-    """The first error code of a registry's JSON answer, and nothing else of it."""
-    with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
-        code = json.loads(body)["errors"][0]["code"]
-        if isinstance(code, str) and re.fullmatch(r"[A-Z_]{1,64}", code):
-            return code
-    return ""
-
-
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port
 
 
-def _cause(error: httpx.TransportError) -> str:
-    if isinstance(error, httpx.ConnectTimeout):
-        return "it cannot be reached in time"
-    if isinstance(error, httpx.TimeoutException):
-        return "it stopped sending"
-    return f"{type(error).__name__}: {error}"[:300]
-
-
-def _unavailable(endpoint: _Endpoint, why: str, *, limited: bool = False) -> Problem:
-    if limited:
-        return Exhausted(
-            f"registry {endpoint.registry} limits this host",
-            why=why,
-            next="wait, or set credentials or a mirror for this registry",
-            status="registry_limit",
-        )
-    return Unavailable(
-        f"registry {endpoint.registry} does not deliver",
-        why=why,
-        next="check the registry and the way to it; images that are on this host already still start",
-        status="registry_unavailable",
-    )
-
-
-def _unauthorised(endpoint: _Endpoint, why: str) -> InvalidArgument:
-    return InvalidArgument(
-        f"registry {endpoint.registry} refuses access to {endpoint.repository}: UNAUTHORIZED",
-        why=why,
-        next="the image may not exist, or it is private: set credentials for this registry",
-        status="registry_unauthorised",
-    )
+async def _finished(work: Awaitable[_T]) -> _T:
+    """Wait for a thread to its end, also when nobody waits for the result: it must not write to what is closed."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        raise
