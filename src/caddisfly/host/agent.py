@@ -11,7 +11,6 @@ import logging
 import signal
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from nats.aio.msg import Msg
@@ -41,8 +40,9 @@ from caddisfly.host.selfservice.calls import Calls
 from caddisfly.host.selfservice.doors import Doors
 from caddisfly.host.selfservice.exchange import Answer, Request
 from caddisfly.host.settings import HostSettings
+from caddisfly.host.shelf import Shelf
 from caddisfly.model import states
-from caddisfly.model.errors import InvalidArgument, Problem, Unavailable
+from caddisfly.model.errors import Problem, Unavailable
 from caddisfly.model.machine import Machine, wall_ms
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,15 @@ class Agent:
         self._calls = Calls(machines, records, show=lambda id: self._checks.follow(engine.get(id)))
         self._logs.start()
         contents = await self._journal.open()
+        # Before any Machine is adopted: a start that makes room must know what all of them need.
+        known = {machine.id: machine for machine in contents.machines}
+        shelf = Shelf(
+            self._images,
+            machines=lambda: {**known, **engine.machines}.values(),
+            set_aside=contents.quarantined_images,
+        )
         await self._adopt(contents)
+        known.clear()
         self._publication.want(f"{HOST}.{settings.host_id}", self._entry().model_dump())
         for machine in engine.machines.values():
             self._doors.follow(machine)
@@ -110,6 +118,7 @@ class Agent:
         self._doors.sweep(keep=contents.quarantined)
         machines.register(self._dispatcher)
         records.register(self._dispatcher)
+        shelf.register(self._dispatcher)
         self._register()
         self._server = await self._dispatcher.serve_unix(settings.socket)
         self._bus.on_connect(self._serve_bus)
@@ -188,9 +197,6 @@ class Agent:
                 entry.rmdir()
 
     def _register(self) -> None:
-        self._dispatcher.handle(contract.IMPORT_IMAGE, self._import_image)
-        self._dispatcher.handle(contract.LIST_IMAGES, self._list_images)
-        self._dispatcher.handle(contract.REMOVE_IMAGE, self._remove_image)
         self._dispatcher.handle(contract.HOST_STATUS, self._status)
         self._dispatcher.handle(contract.PARK_HOST, self._park)
 
@@ -210,27 +216,6 @@ class Agent:
             log.warning("agent.bad_bid_request", extra={"reason": str(error)[:200]})
             return
         await message.respond(self._machines.bid(request).model_dump_json().encode())
-
-    async def _import_image(self, request: contract.ImportImage) -> contract.ImageReply:
-        path = Path(request.path)
-        if not path.exists():
-            raise InvalidArgument(f"{path} does not exist on this host", next="give an OCI layout or a docker-archive")
-        image = await self._images.import_archive(path, name=request.name)
-        await self._images.fetch(image)
-        return contract.ImageReply(name=str(image.reference), digest=image.digest)
-
-    async def _list_images(self, request: contract.Nothing) -> contract.ImageList:
-        images = self._images.list()
-        return contract.ImageList(
-            images=tuple(
-                {"name": image.name, "digest": image.digest, "size_bytes": image.size_bytes, "imported": image.imported}
-                for image in images
-            )
-        )
-
-    async def _remove_image(self, request: contract.RemoveImage) -> contract.Nothing:
-        await self._images.remove(request.name)
-        return contract.Nothing()
 
     async def _status(self, request: contract.Nothing) -> contract.HostStatus:
         assert self._engine is not None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -17,8 +17,8 @@ from caddisfly.host.checks.probe import Finding, probe
 from caddisfly.host.drivers.driver import Driver, Sandbox
 from caddisfly.host.drivers.oci.driver import OciDriver
 from caddisfly.host.guest import compile_sandbox
-from caddisfly.host.images.image import ImageConfig, ResolvedImage, StoredImage
-from caddisfly.host.images.settings import ImageSettings
+from caddisfly.host.images.image import Collected, ImageConfig, LayerStatus, ResolvedImage, StoredImage, Verified
+from caddisfly.host.images.settings import Credentials, ImageSettings
 from caddisfly.host.images.store import ImageStore
 from caddisfly.host.journal.journal import Journal
 from caddisfly.host.network.network import Attachment, Network
@@ -48,11 +48,25 @@ class HostImages(Images, Protocol):
     @property
     def roots(self) -> HostRoots: ...
 
-    async def import_archive(self, path: Path, *, name: str) -> ResolvedImage: ...
+    def referenced_by(self, in_use: Callable[[], Iterable[str]]) -> None:
+        """Say which digests Machines need. Asked whenever something may be deleted."""
+        ...
+
+    async def import_archive(self, path: Path, *, name: str, select: str = "") -> ResolvedImage: ...
+
+    async def pull(self, reference: str, *, credentials: Credentials | None = None) -> ResolvedImage: ...
+
+    def status(self, reference: str) -> tuple[LayerStatus, ...]: ...
 
     def list(self) -> Sequence[StoredImage]: ...
 
+    def show(self, name: str) -> tuple[ResolvedImage, tuple[LayerStatus, ...]]: ...
+
     async def remove(self, name: str) -> None: ...
+
+    async def collect(self, *, all_unused: bool = False) -> Collected: ...
+
+    async def verify(self, name: str = "") -> Verified: ...
 
 
 class HostLinks(Links, Protocol):

@@ -15,6 +15,7 @@ import asyncio
 import json
 import logging
 import queue
+import re
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -46,6 +47,7 @@ CREATE TABLE versions (
 ) WITHOUT ROWID;
 """
 _VERSIONS_KEPT = 50
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 class Stale(Final):
@@ -70,6 +72,8 @@ class Contents:
     operations: tuple[Operation, ...]
     quarantined: frozenset[str]
     """Ids of Machines whose record cannot be read. What runs for them is left alone: the operator decides."""
+    quarantined_images: frozenset[str] = frozenset()
+    """Digests that can still be made out in those records: what a Machine needs when it is put back."""
 
 
 _Work = tuple[Callable[[sqlite3.Connection], Any], Callable[[Any, BaseException | None], None]]
@@ -291,8 +295,13 @@ def _load(connection: sqlite3.Connection) -> Contents:
         for operation in _readable(connection, "operations", Operation.from_record)
         if operation.machine_id in known
     ]
-    quarantined = connection.execute("SELECT id FROM quarantine WHERE kind = 'machines'").fetchall()
-    return Contents(tuple(machines), tuple(operations), frozenset(id for (id,) in quarantined))
+    quarantined = connection.execute("SELECT id, record FROM quarantine WHERE kind = 'machines'").fetchall()
+    return Contents(
+        tuple(machines),
+        tuple(operations),
+        frozenset(id for id, _ in quarantined),
+        frozenset(digest for _, record in quarantined for digest in _DIGEST.findall(str(record))),
+    )
 
 
 def _readable(connection: sqlite3.Connection, table: str, parse: Callable[[dict[str, Any]], Any]) -> list[Any]:
