@@ -127,7 +127,7 @@ async def test_the_layers_of_docker_save_are_verified_against_the_config(store: 
         (TarFactory().file("x").tar(), "neither an index.json"),
         (TarFactory().file("manifest.json", b"{").tar(), "not JSON"),
         (TarFactory().file("manifest.json", b"[]").tar(), "holds 0 images"),
-        (TarFactory().file("manifest.json", b"[{"Config":"a"},{"Config":"b"}]").tar(), "holds 2 images"),
+        (TarFactory().file("manifest.json", b'[{"Config":"a"},{"Config":"b"}]').tar(), "holds 2 images"),
         (TarFactory().file("manifest.json", b"[{}]").tar(), "no `Config`"),
         (TarFactory().file("manifest.json", b'[{"Config":"c","Layers":[]}]').tar(), "c is missing"),
         (TarFactory().file("manifest.json", TOO_MANY).tar(), "200 layers"),

@@ -7,7 +7,7 @@ does not. Faults: a call fails before its effect or after it, once or for a whil
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -288,12 +288,6 @@ class SimRoots(_Room):
 
     def known(self) -> set[str]:
         return set(self._rooms.roots)
-
-    async def sweep(self, *, keep: Iterable[str]) -> set[str]:
-        stray = self.known() - set(keep)
-        for key in sorted(stray):
-            await self.unmount(key)
-        return stray
 
 
 class SimImages(_Room):

@@ -10,7 +10,8 @@ import asyncio
 import logging
 import signal
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from nats.aio.msg import Msg
@@ -48,6 +49,7 @@ from caddisfly.model.machine import Machine, wall_ms
 log = logging.getLogger(__name__)
 
 _FORGET_EVERY_S = 60.0
+_SWEEP_AGAIN_S = 1.0
 
 
 class Agent:
@@ -76,6 +78,7 @@ class Agent:
         self._doors = Doors(settings, serve=self._answer_machine, wanted=computer.runs_programs)
         self._calls: Calls | None = None
         self._leases = Leases()
+        self._strays: list[tuple[Callable[[], Awaitable[None]], dict[str, str]]] = []
 
     async def start(self) -> None:
         settings = self._settings
@@ -128,6 +131,7 @@ class Agent:
             asyncio.create_task(self._beat(), name="beat"),
             asyncio.create_task(self._forget_destroyed(), name="forget"),
             asyncio.create_task(Schedule(engine).run(), name="schedule"),
+            asyncio.create_task(self._sweep_again(), name="sweep"),
         ]
         log.info("agent.ready", extra={"host": settings.host_id, "machines": len(engine.machines)})
 
@@ -155,14 +159,24 @@ class Agent:
         for machine in contents.machines:
             if machine.run_id and machine.alive:
                 # The firewall's rules were loaded anew: a Machine that runs must be in them before anything else.
-                await self._network.readmit(attachment_of(machine))
+                await self._readmit(machine)
         await self._sweep(contents)
         for machine in contents.machines:
             self._logs.watch(machine.id, from_start=False)
             await self._engine.adopt(machine, operations.get(machine.id))
         for machine in contents.machines:
             if machine.parked and machine.state == states.STOPPED:
-                await self._engine.ask(machine.id, lambda now: lifecycle.start(now, source="flyd"))
+                try:
+                    await self._engine.ask(machine.id, lambda now: lifecycle.start(now, source="flyd"))
+                except Problem as problem:
+                    log.error("agent.not_unparked", extra={"machine": machine.id, "reason": str(problem)})
+
+    async def _readmit(self, machine: Machine) -> None:
+        """One link that is broken is one Machine without a network, not an agent that does not start."""
+        try:
+            await self._network.readmit(attachment_of(machine))
+        except (Problem, OSError) as error:
+            log.error("agent.not_readmitted", extra={"machine": machine.id, "reason": str(error)})
 
     async def _sweep(self, contents: Contents) -> None:
         """Take down sandboxes, namespaces and roots that belong to no Machine."""
@@ -175,16 +189,34 @@ class Agent:
 
         for id in unwanted(await self._driver.known()):
             log.warning("agent.swept", extra={"sandbox": id})
-            await self._driver.destroy(id)
+            await self._take_down(partial(self._driver.destroy, id), sandbox=id)
         for id in unwanted(await self._network.known()):
             log.warning("agent.swept", extra={"namespace": id})
-            await self._network.discard(id)
+            await self._take_down(partial(self._network.discard, id), namespace=id)
         roots = self._images.roots.known()
-        swept = await self._images.roots.sweep(keep=roots - set(unwanted(roots)))
-        if swept:
-            log.warning("agent.swept", extra={"roots": len(swept)})
+        for id in unwanted(roots):
+            log.warning("agent.swept", extra={"root": id})
+            await self._take_down(partial(self._images.roots.unmount, id), root=id)
         self._checks.sweep(ours)
         self._remove_stale_files(ours)
+
+    async def _take_down(self, removal: Callable[[], Awaitable[None]], **what: str) -> None:
+        """What cannot be taken down now is tried again later; it must not keep the agent from starting."""
+        try:
+            await removal()
+        except (Problem, OSError) as error:
+            log.error("agent.not_swept", extra={**what, "reason": str(error)})
+            self._strays.append((removal, what))
+
+    async def _sweep_again(self) -> None:
+        """Names of incarnations are never used twice, so what belonged to nobody belongs to nobody."""
+        pause_s = _SWEEP_AGAIN_S
+        while self._strays:
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, _FORGET_EVERY_S)
+            strays, self._strays = self._strays, []
+            for removal, what in strays:
+                await self._take_down(removal, **what)
 
     def _remove_stale_files(self, ours: set[str]) -> None:
         directory = self._settings.run_dir / "etc"

@@ -37,10 +37,6 @@ class HostRoots(Roots, Protocol):
 
     def known(self) -> set[str]: ...
 
-    async def sweep(self, *, keep: Iterable[str]) -> set[str]:
-        """Take down all others. Returns those."""
-        ...
-
 
 class HostImages(Images, Protocol):
     """Images, and what an operator may do with them."""

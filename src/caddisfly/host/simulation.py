@@ -138,9 +138,6 @@ class SimulatedRoots:
     def known(self) -> set[str]:
         return set()
 
-    async def sweep(self, *, keep: Iterable[str]) -> set[str]:
-        return set()
-
 
 class SimulatedImages:
     """A registry that has every image but those it is told not to have."""

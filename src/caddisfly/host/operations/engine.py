@@ -82,9 +82,47 @@ class Engine:
         if operation is not None and operation.id == machine.operation:
             self._run(machine, operation, resumed=True)
             return
-        if operation is not None or machine.operation:
-            machine = await self._commit(replace(machine, operation=""), fence=machine.operation, end=operation)
+        try:
+            await self._take_up(machine.id, stray=operation)
+        except Exception as error:
+            # One Machine that cannot be looked at must not keep the others waiting, or the agent from starting.
+            log.exception("engine.quarantined", extra={"machine": machine.id, "reason": str(error)})
+            self._take_up_later(machine.id, operation, error)
+
+    async def _take_up(self, machine_id: str, *, stray: Operation | None) -> None:
+        machine = self.machines[machine_id]
+        if stray is not None or machine.operation:
+            machine = await self._commit(replace(machine, operation=""), fence=machine.operation, end=stray)
         await self._look_after(machine)
+
+    def _take_up_later(self, machine_id: str, stray: Operation | None, error: Exception) -> None:
+        """Try until it succeeds, and say on the Machine what is wrong. Whoever acts on it meanwhile takes it over."""
+
+        async def run() -> None:
+            patience = _Patience()
+            told = False
+            try:
+                while True:
+                    await patience.pause()
+                    try:
+                        machine = self.machines.get(machine_id)
+                        if machine is None or machine_id in self._tasks or machine.run_id in self._watchers:
+                            return
+                        if not told:
+                            await self.change(machine_id, lambda now: _with_trouble(now, error))
+                            told = True
+                        await self._take_up(machine_id, stray=stray)
+                    except Exception:
+                        log.exception("engine.still_quarantined", extra={"machine": machine_id})
+                    else:
+                        log.info("engine.out_of_quarantine", extra={"machine": machine_id})
+                        return
+            finally:
+                if self._watchers.get(_quarantine_of(machine_id)) is asyncio.current_task():
+                    del self._watchers[_quarantine_of(machine_id)]
+
+        task = asyncio.create_task(run(), name=f"quarantine-{machine_id}")
+        self._watchers[_quarantine_of(machine_id)] = task
 
     async def _look_after(self, machine: Machine) -> None:
         """Compare a Machine at rest with what really runs, and do what follows."""
@@ -96,7 +134,7 @@ class Engine:
             self._watch(machine)
         elif isinstance(found, Ended):
             await self.exited(machine.id, machine.run_id, found.exit)
-        else:
+        elif self.machines.get(machine.id) is machine:
             await self._apply(machine, lambda now: lifecycle.lost(now, now_ms=wall_ms()))
 
     async def create(self, machine: Machine, *, launch: bool) -> tuple[Machine, int]:
@@ -397,3 +435,16 @@ class Engine:
                     del self._watchers[machine.run_id]
 
         self._watchers[machine.run_id] = asyncio.create_task(run(), name=f"watch-{machine.run_id}")
+
+
+def _quarantine_of(machine_id: str) -> str:
+    return f"quarantine-{machine_id}"
+
+
+def _with_trouble(machine: Machine, error: Exception) -> Machine:
+    """Said once for each trouble: an agent that restarts in a loop must not push the history out."""
+    newest = machine.events[0] if machine.events else None
+    request = {"error": str(error)[:300]}
+    if newest is not None and newest.type == "quarantine" and newest.request == request:
+        return machine
+    return machine.with_event("quarantine", "failed", source="flyd", request=request)
