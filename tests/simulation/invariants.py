@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from caddisfly.model import states
 from caddisfly.model.machine import Event, Machine
-from tests.host.paths import FOLLOWS
+from tests.host.paths import ASIDE, FOLLOWS
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -105,6 +105,8 @@ def broken_histories(world: World) -> list[str]:
 def _path(events: Sequence[Event], machine: Machine | None) -> Iterator[str]:
     before, stopped, up = "", False, False
     for event in events:
+        if event.type == ASIDE:
+            continue
         now = f"{event.type}/{event.status}"
         if now not in FOLLOWS[before]:
             yield f"{now} after {before or 'nothing'}"

@@ -7,7 +7,7 @@ does not. Faults: a call fails before its effect or after it, once or for a whil
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -306,6 +306,9 @@ class SimImages(_Room):
 
     async def resolve(self, reference: str) -> ResolvedImage:
         return _IMAGE
+
+    def referenced_by(self, in_use: Callable[[], Iterable[str]]) -> None:
+        """Nothing is ever deleted."""
 
     async def fetch(self, image: ResolvedImage) -> Image:
         await self._effect("fetch", "", None)

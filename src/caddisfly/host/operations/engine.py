@@ -83,59 +83,54 @@ class Engine:
             self._run(machine, operation, resumed=True)
             return
         try:
-            await self._take_up(machine.id, stray=operation)
+            await self._take_up(machine.id, operation)
         except Exception as error:
             # One Machine that cannot be looked at must not keep the others waiting, or the agent from starting.
             log.exception("engine.quarantined", extra={"machine": machine.id, "reason": str(error)})
             self._take_up_later(machine.id, operation, error)
 
-    async def _take_up(self, machine_id: str, *, stray: Operation | None) -> None:
-        machine = self.machines[machine_id]
-        if stray is not None or machine.operation:
-            machine = await self._commit(replace(machine, operation=""), fence=machine.operation, end=stray)
-        await self._look_after(machine)
+    async def _take_up(self, machine_id: str, stray: Operation | None, trouble: Exception | None = None) -> None:
+        """Compare a Machine at rest with what really runs, and do what follows. Nothing for one that is at work."""
+        async with self._lock(machine_id):
+            machine = self.machines.get(machine_id)
+            if machine is None or machine_id in self._tasks or machine.run_id in self._watchers:
+                return
+            if trouble is not None:
+                machine, _ = await self._apply(machine, lambda now: Decision(_with_trouble(now, trouble)))
+            if stray is not None or machine.operation:
+                machine = await self._commit(replace(machine, operation=""), fence=machine.operation, end=stray)
+            if machine.state != states.STARTED:
+                await self._apply(machine, lifecycle.recovered)
+                return
+            found = await self._parts.driver.recover(machine.run_id)
+            if isinstance(found, Running):
+                self._watch(machine)
+            elif found is None:
+                await self._apply(machine, lambda now: lifecycle.lost(now, now_ms=wall_ms()))
+        if isinstance(found, Ended):
+            await self.exited(machine.id, machine.run_id, found.exit)
 
     def _take_up_later(self, machine_id: str, stray: Operation | None, error: Exception) -> None:
         """Try until it succeeds, and say on the Machine what is wrong. Whoever acts on it meanwhile takes it over."""
+        key = f"quarantine-{machine_id}"
 
         async def run() -> None:
             patience = _Patience()
-            told = False
             try:
                 while True:
                     await patience.pause()
                     try:
-                        machine = self.machines.get(machine_id)
-                        if machine is None or machine_id in self._tasks or machine.run_id in self._watchers:
-                            return
-                        if not told:
-                            await self.change(machine_id, lambda now: _with_trouble(now, error))
-                            told = True
-                        await self._take_up(machine_id, stray=stray)
+                        await self._take_up(machine_id, stray, error)
                     except Exception:
                         log.exception("engine.still_quarantined", extra={"machine": machine_id})
                     else:
                         log.info("engine.out_of_quarantine", extra={"machine": machine_id})
                         return
             finally:
-                if self._watchers.get(_quarantine_of(machine_id)) is asyncio.current_task():
-                    del self._watchers[_quarantine_of(machine_id)]
+                if self._watchers.get(key) is asyncio.current_task():
+                    del self._watchers[key]
 
-        task = asyncio.create_task(run(), name=f"quarantine-{machine_id}")
-        self._watchers[_quarantine_of(machine_id)] = task
-
-    async def _look_after(self, machine: Machine) -> None:
-        """Compare a Machine at rest with what really runs, and do what follows."""
-        if machine.state != states.STARTED:
-            await self._apply(machine, lifecycle.recovered)
-            return
-        found = await self._parts.driver.recover(machine.run_id)
-        if isinstance(found, Running):
-            self._watch(machine)
-        elif isinstance(found, Ended):
-            await self.exited(machine.id, machine.run_id, found.exit)
-        elif self.machines.get(machine.id) is machine:
-            await self._apply(machine, lambda now: lifecycle.lost(now, now_ms=wall_ms()))
+        self._watchers[key] = asyncio.create_task(run(), name=key)
 
     async def create(self, machine: Machine, *, launch: bool) -> tuple[Machine, int]:
         """Begin a new Machine. Raises `AlreadyExists` when its name is taken. Saying it twice makes one."""
@@ -435,10 +430,6 @@ class Engine:
                     del self._watchers[machine.run_id]
 
         self._watchers[machine.run_id] = asyncio.create_task(run(), name=f"watch-{machine.run_id}")
-
-
-def _quarantine_of(machine_id: str) -> str:
-    return f"quarantine-{machine_id}"
 
 
 def _with_trouble(machine: Machine, error: Exception) -> Machine:
