@@ -381,7 +381,7 @@ async def test_a_million_entries_end_at_the_limit_and_leave_nothing(bench: Bench
     assert len(packed) < 4 << 20
     before = time.monotonic()
     with pytest.raises(InvalidArgument, match=r"more than 50000 entries"):
-        await bench.unpack(b"", packed=packed, max_entries=50_000, max_bytes=1 << 30)
+        await bench.unpack(b"", packed=packed, max_entries=50_000, max_layer_bytes=1 << 30)
     assert time.monotonic() - before < 20
     assert list((bench.directory / "layers").iterdir()) == []
 
