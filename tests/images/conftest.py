@@ -54,6 +54,7 @@ def quick(**changes: object) -> ImageSettings:
         "max_layer_bytes": 64 << 20,
         "max_entries": 1_000,
         "local_registries": True,
+        "collect_grace_s": 0,
     }
     return ImageSettings.model_validate(values | changes)
 

@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs
 
 from tests.images.factories import ImageParts, sha
 
@@ -25,6 +26,7 @@ class FakeRegistry:
         self.failures: deque[str] = deque()
         self.always = ""
         self.token = ""
+        self.refresh_token = ""
         self.user: tuple[str, str] | None = None
         self.redirect_to = ""
         self.ranges = True
@@ -37,7 +39,7 @@ class FakeRegistry:
             def do_GET(self) -> None:
                 registry.handle(self)
 
-            do_HEAD = do_GET
+            do_HEAD = do_POST = do_GET
 
             def log_message(self, *_: Any) -> None: ...
 
@@ -135,6 +137,11 @@ class FakeRegistry:
         return False
 
     def _give_token(self, http: BaseHTTPRequestHandler) -> None:
+        if self.refresh_token:
+            form = parse_qs(http.rfile.read(int(http.headers.get("Content-Length", 0))).decode())
+            if form.get("grant_type") != ["refresh_token"] or form.get("refresh_token") != [self.refresh_token]:
+                return self._answer(http, 401, b"{}")
+            return self._answer(http, 200, json.dumps({"access_token": self.token}).encode())
         if self.user and http.headers.get("Authorization", "") != _basic(*self.user):
             return self._answer(http, 401, b"{}")
         return self._answer(http, 200, json.dumps({"token": self.token, "expires_in": 300}).encode())

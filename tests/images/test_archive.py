@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from caddisfly.host.images.build import tar_of, write_busybox_image, write_oci_layout
+from caddisfly.host.images.manifest import machine_architecture
 from caddisfly.host.images.store import ImageStore
 from caddisfly.model.errors import InvalidArgument
-from tests.images.factories import ImageParts, TarFactory, sha
+from tests.images.factories import ImageParts, TarFactory, index_entry, index_of, sha
 
 LAYERS = [tar_of({"etc/a": "1", "etc/b": "2"}), tar_of({"etc/.wh.a": "", "etc/c": "3"})]
 TOO_MANY = json.dumps([{"Config": "c", "Layers": ["l"] * 200}]).encode()
@@ -127,7 +129,7 @@ async def test_the_layers_of_docker_save_are_verified_against_the_config(store: 
         (TarFactory().file("x").tar(), "neither an index.json"),
         (TarFactory().file("manifest.json", b"{").tar(), "not JSON"),
         (TarFactory().file("manifest.json", b"[]").tar(), "holds 0 images"),
-        (TarFactory().file("manifest.json", b"[{},{}]").tar(), "holds 2 images"),
+        (TarFactory().file("manifest.json", b'[{"Config":"a"},{"Config":"b"}]').tar(), "holds 2 images"),
         (TarFactory().file("manifest.json", b"[{}]").tar(), "no `Config`"),
         (TarFactory().file("manifest.json", b'[{"Config":"c","Layers":[]}]').tar(), "c is missing"),
         (TarFactory().file("manifest.json", TOO_MANY).tar(), "200 layers"),
@@ -172,3 +174,80 @@ async def test_the_busybox_image_runs(store: ImageStore, tmp_path: Path) -> None
 def test_the_factory_and_the_standard_library_agree() -> None:
     with tarfile.open(fileobj=io.BytesIO(LAYERS[0])) as tar:
         assert tar.getnames() == ["etc", "etc/a", "etc/b"]
+
+
+async def test_a_zstd_archive(store: ImageStore, tmp_path: Path) -> None:
+    write_oci_layout(tmp_path / "layout", layers=LAYERS, config=CONFIG)
+    skopeo(f"oci:{tmp_path}/layout:latest", f"oci-archive:{tmp_path}/out.tar:mine:1")
+    (tmp_path / "out.tar.zst").write_bytes(zstandard.compress((tmp_path / "out.tar").read_bytes()))
+    await check(store, tmp_path / "out.tar.zst")
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress])
+async def test_docker_save_with_compressed_layers(store: ImageStore, tmp_path: Path, compress: Any) -> None:
+    parts = ImageParts(*LAYERS, config=CONFIG)
+    (tmp_path / "saved.tar").write_bytes(docker_archive(parts, [compress(layer) for layer in LAYERS]))
+    await check(store, tmp_path / "saved.tar")
+
+
+@pytest.mark.parametrize("form", ["oci", "oci-archive", "docker-archive"])
+async def test_one_of_several_images_that_skopeo_wrote(store: ImageStore, tmp_path: Path, form: str) -> None:
+    target = tmp_path / "out"
+    for number, layers in enumerate((LAYERS[:1], LAYERS)):
+        write_oci_layout(tmp_path / f"layout{number}", layers=layers, config=CONFIG)
+    if form == "docker-archive":
+        for number in (0, 1):  # skopeo cannot add to one; docker save writes several images as one list
+            skopeo(f"oci:{tmp_path}/layout{number}:latest", f"docker-archive:{tmp_path}/{number}.tar:mine:{number}")
+        merge_docker_archives(tmp_path / "0.tar", tmp_path / "1.tar", target=target)
+    else:
+        for number in (0, 1):
+            skopeo(f"oci:{tmp_path}/layout{number}:latest", f"oci:{tmp_path}/both:{number}")
+        if form == "oci":
+            target = tmp_path / "both"
+        else:
+            with tarfile.open(target, "w") as tar:
+                tar.add(tmp_path / "both", arcname=".")
+    with pytest.raises(InvalidArgument, match="holds 2 images") as caught:
+        await store.import_archive(target, name="mine:1")
+    assert "--select" in caught.value.next
+    with pytest.raises(InvalidArgument, match="0 images in it are called `nope`"):
+        await store.import_archive(target, name="mine:1", select="nope")
+    image = await store.import_archive(target, name="mine:1", select="1")
+    assert len(image.layers) == 2
+
+
+def merge_docker_archives(*archives: Path, target: Path) -> None:
+    listing: list[Any] = []
+    with tarfile.open(target, "w") as merged:
+        for archive in archives:
+            with tarfile.open(archive) as tar:
+                for member in tar:
+                    content = tar.extractfile(member)
+                    if member.name == "manifest.json":
+                        assert content is not None
+                        listing += json.loads(content.read())
+                    elif member.name != "repositories":
+                        merged.addfile(member, content)
+        data = json.dumps(listing).encode()
+        info = tarfile.TarInfo("manifest.json")
+        info.size = len(data)
+        merged.addfile(info, io.BytesIO(data))
+
+
+async def test_one_image_under_two_names_is_one_image(store: ImageStore, tmp_path: Path) -> None:
+    write_oci_layout(tmp_path / "layout", layers=LAYERS, config=CONFIG)
+    for tag in ("1", "latest"):
+        skopeo(f"oci:{tmp_path}/layout:latest", f"oci:{tmp_path}/both:{tag}")
+    await check(store, tmp_path / "both")
+
+
+async def test_a_layout_for_several_platforms(store: ImageStore, tmp_path: Path) -> None:
+    """As `skopeo copy --all` writes it: an index in the index."""
+    layout = tmp_path / "layout"
+    digest = write_oci_layout(layout, layers=LAYERS, config=CONFIG)
+    manifest = (layout / "blobs/sha256" / digest[7:]).read_bytes()
+    index = index_of(index_entry(b"elsewhere", "s390x"), index_entry(manifest, machine_architecture()))
+    (layout / "blobs/sha256" / sha(index)[7:]).write_bytes(index)
+    entry = {"mediaType": "application/vnd.oci.image.index.v1+json", "digest": sha(index), "size": len(index)}
+    (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+    await check(store, layout)

@@ -56,10 +56,8 @@ class Bench:
         assert list((self.directory / "layers").iterdir()) == []
 
     def check(self) -> None:
-        assert sorted(path.name for path in self.directory.iterdir() if path.name != "blob") in (
-            ["canary", "layers", "tmp"],
-            ["canary", "tmp"],
-        )
+        own = {"canary", "damaged", "layers", "receipts", "tmp", "blob"}
+        assert {path.name for path in self.directory.iterdir()} <= own
         assert list(self.temporary.iterdir()) == []
         assert [path.name for path in self.canary.iterdir()] == ["file"]
         assert (self.canary / "file").read_text() == "untouched"
@@ -284,6 +282,28 @@ REFUSED: dict[str, tuple[TarFactory, str]] = {
     "size that is not there": (TarFactory().raw(header(b"f", size=1 << 32)), "middle of a file"),
     "negative size": (TarFactory().file("f", pax_headers={"size": "-1"}), "not a number"),
     "impossible owner": (TarFactory().file("f", pax_headers={"uid": str(1 << 40)}), "cannot be"),
+    "extension that names its way out": (TarFactory().file("f", pax_headers={"path": OUT}), "contains `..`"),
+    "extension whose link is a way out": (
+        TarFactory().hardlink("h", "x", pax_headers={"linkpath": "../../canary/file"}),
+        "contains `..`",
+    ),
+    "name put together out of two halves": (
+        TarFactory().raw(header(b"escaped", prefix=b"../../canary")),
+        "contains `..`",
+    ),
+    "GNU long name out": (
+        TarFactory().raw(header(b"L", kind=b"L", size=len(OUT)) + OUT.encode().ljust(512, b"\0") + header(b"f")),
+        "contains `..`",
+    ),
+    "extension without an end": (
+        TarFactory().raw(header(b"x", kind=b"x", size=12) + b"12 path=a\0bc".ljust(512, b"\0")),
+        "cannot be read",
+    ),
+    "extension of nothing": (TarFactory().raw(header(b"x", kind=b"x", size=2) + b"0 ".ljust(512, b"\0")), "cannot be"),
+    "base-256 size beyond everything": (
+        TarFactory().raw(header(b"f").replace(b"00000000000\0", b"\x80" + b"\x7f" * 11, 1)),
+        "checksum|middle of a file|cannot be",
+    ),
     "huge extension": (TarFactory().raw(header(b"x", kind=b"x", size=1 << 30)), "extension header of"),
     "broken extension": (
         TarFactory().raw(header(b"x", kind=b"x", size=10) + b"99 a=b\n".ljust(512, b"\0")),
@@ -326,6 +346,63 @@ async def test_it_is_refused_without_the_process_root_too(tmp_path: Path, name: 
     os.close(root)
     assert [path.name for path in (tmp_path / "canary").iterdir()] == ["file"]
     assert not Path("/tmp/caddisfly-escaped").exists()
+
+
+async def test_privileged_attributes_of_a_layer_are_dropped_with_the_overlays_among_them(bench: Bench) -> None:
+    """`trusted.overlay.redirect` would let a layer show any directory of the store."""
+    named = {"trusted.overlay.redirect": "/etc", "trusted.overlay.metacopy": "", "security.selinux": "x", "user.a": "b"}
+    pax = {f"SCHILY.xattr.{name}": value for name, value in named.items()}
+    path = await bench.unpack(TarFactory().directory("d", pax_headers=pax).file("d/f", pax_headers=pax).tar())
+    assert os.listxattr(path / "d") == os.listxattr(path / "d/f") == []
+
+
+async def test_the_last_of_many_entries_of_one_name_counts(bench: Bench) -> None:
+    tar = TarFactory()
+    for number in range(300):
+        tar.file("same", b"%d" % number).symlink("same", "/etc/shadow").directory("same")
+    path = await bench.unpack(tar.file("same", b"last").tar())
+    assert [(entry.name, entry.read_bytes()) for entry in path.iterdir()] == [("same", b"last")]
+
+
+async def test_a_link_to_the_host_is_replaced_and_never_written_through(bench: Bench) -> None:
+    tar = TarFactory().symlink("out", "../../canary/file").file("out", b"overwritten").tar()
+    assert (await bench.unpack(tar) / "out").read_bytes() == b"overwritten"
+
+
+async def test_links_in_a_circle_and_files_that_hang_are_only_names(bench: Bench) -> None:
+    tar = TarFactory().symlink("a", "b").symlink("b", "a").symlink("self", "self").fifo("pipe").tar()
+    assert sorted(entry.name for entry in (await bench.unpack(tar)).iterdir()) == ["a", "b", "pipe", "self"]
+
+
+async def test_a_million_entries_end_at_the_limit_and_leave_nothing(bench: Bench) -> None:
+    """Half a gigabyte of headers in less than three megabytes."""
+    block = b"".join(header(b"f%05d" % number) for number in range(10_000))
+    packed = zstandard.compress(block * 100)
+    assert len(packed) < 4 << 20
+    before = time.monotonic()
+    with pytest.raises(InvalidArgument, match=r"more than 50000 entries"):
+        await bench.unpack(b"", packed=packed, max_entries=50_000, max_layer_bytes=1 << 30)
+    assert time.monotonic() - before < 20
+    assert list((bench.directory / "layers").iterdir()) == []
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+async def test_a_bomb_inside_an_extension_header_is_not_read(bench: Bench, compression: str) -> None:
+    tar = header(b"x", kind=b"x", size=1 << 33) + bytes(8 << 20)
+    packed = gzip.compress(tar) if compression == "gzip" else zstandard.compress(tar)
+    with pytest.raises(InvalidArgument, match="extension header of"):
+        await bench.unpack(tar, packed=packed)
+
+
+async def test_a_zstd_window_that_would_eat_the_memory_is_refused(bench: Bench) -> None:
+    parameters = zstandard.ZstdCompressionParameters(window_log=30, enable_ldm=True)
+    big = zstandard.ZstdCompressor(compression_params=parameters)
+    with io.BytesIO() as out:
+        with big.stream_writer(out, closefd=False) as stream:
+            stream.write(TarFactory().file("f", bytes(1 << 20)).tar())
+        packed = out.getvalue()
+    with pytest.raises(InvalidArgument, match="cannot be decompressed"):
+        await bench.unpack(b"", packed=packed)
 
 
 async def test_devices_are_dropped(bench: Bench) -> None:

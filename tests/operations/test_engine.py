@@ -360,3 +360,55 @@ async def test_no_room_is_a_reason_to_fail_not_to_loop(world: World) -> None:
     machine = await world.create()
     assert (await world.engine.settled(machine.id)).state == "failed"
     assert not world.links.plugged
+
+
+async def test_a_machine_that_cannot_be_looked_at_is_set_aside_and_the_others_adopted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault: the driver fails over one Machine when the agent comes back, as it does on a disk with holes."""
+    bad, good = await world.create(), await world.create()
+    for machine in (bad, good):
+        assert (await world.engine.settled(machine.id)).state == "started"
+    await world.down()
+    run_id = world.published[bad.id].run_id
+    recover, broken = world.driver.recover, True
+
+    async def failing(id: str) -> object:
+        if id == run_id and broken:
+            raise OSError(5, "Input/output error")
+        return await recover(id)
+
+    monkeypatch.setattr(world.driver, "recover", failing)
+    engine = await world.up()
+    assert engine.get(good.id).state == "started"
+    await eventually(lambda: engine.get(bad.id).events[0].type == "quarantine")
+    event = engine.get(bad.id).events[0]
+    assert event.request is not None
+    assert "Input/output error" in event.request["error"]
+    world.driver.end(world.published[good.id].run_id, Exit(exit_code=0))
+    await eventually(lambda: engine.get(good.id).state == "stopped")
+    # What is wrong passes: then it is looked after like any other.
+    broken = False
+    await eventually(lambda: run_id in engine._watchers, timeout_s=10)
+    world.driver.end(run_id, Exit(exit_code=3))
+    await eventually(lambda: engine.get(bad.id).state == "stopped")
+
+
+async def test_a_disk_that_is_full_while_machines_are_adopted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of what ended meanwhile cannot be written. It is, once there is room."""
+    machine = await world.create()
+    started = await world.engine.settled(machine.id)
+    await world.down()
+    world.driver.end(started.run_id, Exit(exit_code=3))
+    write, full = Journal.write, True
+
+    async def failing(self: Journal, change: Write) -> None:
+        if full:
+            raise Unavailable("the host's journal cannot be written", why="disk full")
+        await write(self, change)
+
+    monkeypatch.setattr(Journal, "write", failing)
+    engine = await world.up()
+    assert engine.get(machine.id).state == "started"
+    full = False
+    await eventually(lambda: engine.get(machine.id).state == "stopped", timeout_s=10)

@@ -17,7 +17,7 @@ from caddisfly.host.operations.root import keys as root_keys
 from caddisfly.model import states
 from caddisfly.model.machine import Event, Machine
 from caddisfly.model.program import STARTED
-from tests.host.paths import FOLLOWS
+from tests.host.paths import ASIDE, FOLLOWS
 
 if TYPE_CHECKING:
     from tests.simulation.rooms import Box
@@ -154,6 +154,8 @@ def broken_histories(world: World) -> list[str]:
 def _path(events: Sequence[Event], machine: Machine | None) -> Iterator[str]:
     before, stopped, up = "", False, False
     for event in events:
+        if event.type == ASIDE:
+            continue
         now = f"{event.type}/{event.status}"
         if now not in FOLLOWS[before]:
             yield f"{now} after {before or 'nothing'}"

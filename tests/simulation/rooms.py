@@ -341,12 +341,6 @@ class SimRoots(_Room):
     def known(self) -> set[str]:
         return self._rooms.roots | self._rooms.kept.keys()
 
-    async def sweep(self, *, keep: Iterable[str]) -> set[str]:
-        stray = self.known() - set(keep)
-        for key in sorted(stray):
-            await self.unmount(key)
-        return stray
-
 
 class SimImages(_Room):
     """One image. The registry may be away, the name unknown."""
@@ -364,6 +358,9 @@ class SimImages(_Room):
 
     async def resolve(self, reference: str, *, organization: str = "") -> ResolvedImage:
         return _IMAGE
+
+    def referenced_by(self, in_use: Callable[[], Iterable[str]]) -> None:
+        """Nothing is ever deleted."""
 
     async def fetch(self, image: ResolvedImage) -> Image:
         await self._effect("fetch", "", None)

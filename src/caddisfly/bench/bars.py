@@ -39,6 +39,7 @@ def judge(results: Results) -> list[Bar]:
         "many": _many,
         "dev": _dev,
         "builds": _builds,
+        "images": _images,
     }
     return [bar for part, of_part in judges.items() if part in results for bar in of_part(results[part])]
 
@@ -116,4 +117,12 @@ def _dev(found: dict[str, Any]) -> list[Bar]:
         bars.append(Bar(name=f"caddis dev, 150 creates per second / {how}", measured=round(150 / rate, 2), limit=1.0))
     for what, key, limit in (("list of 1000 machines", "p50_ms", 50.0), ("get", "p99_ms", 20.0)):
         bars.append(Bar(name=f"caddis dev, {what}, {key[:3]} ms", measured=times[what][key], limit=limit))
+    return bars
+
+
+def _images(found: dict[str, Any]) -> list[Bar]:
+    times = {name.partition(":")[0]: one for name, one in found["series"].items()}
+    bars = [Bar(name="image work of a warm start, ms", measured=times["warm"]["p50_ms"], limit=20.0)]
+    for peer, ratio in found["ratios"].items():
+        bars.append(Bar(name=f"image from registry to runnable / {peer}", measured=ratio, limit=0.5))
     return bars

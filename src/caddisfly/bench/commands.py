@@ -11,7 +11,7 @@ import typer
 
 from caddisfly.cli import show
 
-PARTS = ("create", "wake", "edge", "memory", "push", "api", "builds", "many", "dev")
+PARTS = ("create", "wake", "edge", "memory", "push", "api", "builds", "many", "dev", "images")
 _EDGE_S = 15.0
 
 
@@ -47,7 +47,7 @@ def register(program: typer.Typer) -> None:
 
 
 async def _measure(parts: tuple[str, ...], rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    from caddisfly.bench import api, builds, computer, dev, edge, machines, many, memory, push
+    from caddisfly.bench import api, builds, computer, dev, edge, images, machines, many, memory, push
     from caddisfly.bench.platform import Platform, platform
 
     current = asyncio.current_task()
@@ -78,4 +78,7 @@ async def _measure(parts: tuple[str, ...], rounds: int) -> tuple[dict[str, Any],
     if "dev" in parts:
         show.note("measuring dev")
         results["dev"] = await dev.measure(rounds=rounds)
+    if "images" in parts:
+        show.note("measuring images")
+        results["images"] = await images.measure(rounds=rounds)
     return facts, {part: results[part] for part in PARTS if part in results}

@@ -202,9 +202,32 @@ class LogLines(Message):
 
 
 class ImportImage(Message):
-    """`path` is a file or directory on the host: an OCI layout or a docker-archive."""
+    """`path` is a file or directory on the host: an OCI layout or a docker-archive. `select` names one of several."""
 
     path: str
+    name: str
+    select: str = ""
+
+
+class RegistryLogin(Message):
+    """A user of a registry. The user name `<token>` makes an identity token of the password."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    username: str
+    password: str = Field(repr=False)
+
+
+class PullImage(Message):
+    """`login` is used for this pull and kept nowhere."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    name: str
+    login: RegistryLogin | None = None
+
+
+class ImageName(Message):
     name: str
 
 
@@ -217,8 +240,57 @@ class ImageList(Message):
     images: tuple[dict[str, Any], ...]
 
 
+class LayerProgress(Message):
+    """`state` is waiting, downloading, unpacking or ready; `done` of `size` bytes of the compressed layer."""
+
+    digest: str
+    state: str
+    done: int
+    size: int
+
+
+class ImageProgress(Message):
+    """Empty while the registry has not said yet what the image is made of."""
+
+    layers: tuple[LayerProgress, ...]
+
+
+class ImageDetails(Message):
+    record: dict[str, Any]
+
+
 class RemoveImage(Message):
+    """With `force` also one that Machines have: their content stays until they are gone."""
+
     name: str
+    force: bool = False
+
+
+class CollectImages(Message):
+    """Delete what nothing needs; with `all_unused` also images with a tag that no Machine has."""
+
+    all_unused: bool = False
+
+
+class ImagesCollected(Message):
+    images: int
+    layers: int
+    bytes: int
+
+
+class VerifyImages(Message):
+    """All layers, or those of one image."""
+
+    name: str = ""
+
+
+class ImagesVerified(Message):
+    """`damaged` and `repaired` are layers; `problems` say what could not be repaired, and why."""
+
+    layers: int
+    damaged: tuple[str, ...]
+    repaired: tuple[str, ...]
+    problems: tuple[str, ...]
 
 
 class StartBuild(Message):
@@ -367,9 +439,15 @@ LIST_BUILDS = Method("build.list", ListBuilds, BuildList, 5)
 CANCEL_BUILD = Method("build.cancel", BuildCall, BuildReply, 30)
 READ_BUILD_LOG = Method("build.log", ReadBuildLog, BuildLogPage, 30)
 
-IMPORT_IMAGE = Method("image.import", ImportImage, ImageReply, 600)
+IMPORT_IMAGE = Method("image.import", ImportImage, ImageReply, 3600)
 LIST_IMAGES = Method("image.list", Nothing, ImageList, 10)
 REMOVE_IMAGE = Method("image.remove", RemoveImage, Nothing, 30)
+PULL_IMAGE = Method("image.pull", PullImage, ImageReply, 3600)
+WATCH_IMAGE = Method("image.progress", ImageName, ImageProgress, 5)
+"""How far a pull, an import or the fetch of a start is. Asked again and again by whoever shows it."""
+SHOW_IMAGE = Method("image.show", ImageName, ImageDetails, 10)
+COLLECT_IMAGES = Method("image.collect", CollectImages, ImagesCollected, 600)
+VERIFY_IMAGES = Method("image.verify", VerifyImages, ImagesVerified, 3600)
 HOST_STATUS = Method("host.status", Nothing, HostStatus, 5)
 PARK_HOST = Method("host.park", Nothing, Parked, 330)
 """Stops every running Machine, remembering it: the next start of the agent starts it again."""

@@ -10,9 +10,9 @@ import asyncio
 import logging
 import signal
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from nats.aio.msg import Msg
@@ -49,14 +49,16 @@ from caddisfly.host.selfservice.calls import Calls
 from caddisfly.host.selfservice.doors import Doors
 from caddisfly.host.selfservice.exchange import Answer, Request
 from caddisfly.host.settings import HostSettings
+from caddisfly.host.shelf import Shelf
 from caddisfly.model import states
 from caddisfly.model.check import PASSING, CheckConfig
-from caddisfly.model.errors import InvalidArgument, Problem, Unavailable
+from caddisfly.model.errors import Problem, Unavailable
 from caddisfly.model.machine import Machine, wall_ms
 
 log = logging.getLogger(__name__)
 
 _FORGET_EVERY_S = 60.0
+_SWEEP_AGAIN_S = 1.0
 
 
 class Agent:
@@ -103,6 +105,7 @@ class Agent:
             carrier=computer.workshop,
             publish=self._bus.publish,
         )
+        self._strays: list[tuple[Callable[[], Awaitable[None]], dict[str, str]]] = []
 
     async def start(self) -> None:
         settings = self._settings
@@ -132,7 +135,15 @@ class Agent:
         self._calls = Calls(machines, records, show=lambda id: self._shown(engine.get(id)))
         self._logs.start()
         contents = await self._journal.open()
+        # Before any Machine is adopted: a start that makes room must know what all of them need.
+        known = {machine.id: machine for machine in contents.machines}
+        shelf = Shelf(
+            self._images,
+            machines=lambda: {**known, **engine.machines}.values(),
+            set_aside=contents.quarantined_images,
+        )
         await self._adopt(contents)
+        known.clear()
         self._publication.want(f"{HOST}.{settings.host_id}", self._entry().model_dump())
         for machine in engine.machines.values():
             self._doors.follow(machine)
@@ -142,6 +153,7 @@ class Agent:
         machines.register(self._dispatcher)
         records.register(self._dispatcher)
         self._builds.register(self._dispatcher)
+        shelf.register(self._dispatcher)
         self._register()
         self._server = await self._dispatcher.serve_unix(settings.socket)
         self._bus.on_connect(self._serve_bus)
@@ -151,6 +163,7 @@ class Agent:
             asyncio.create_task(self._beat(), name="beat"),
             asyncio.create_task(self._forget_destroyed(), name="forget"),
             asyncio.create_task(Schedule(engine).run(), name="schedule"),
+            asyncio.create_task(self._sweep_again(), name="sweep"),
         ]
         log.info("agent.ready", extra={"host": settings.host_id, "machines": len(engine.machines)})
 
@@ -181,14 +194,24 @@ class Agent:
         for machine in contents.machines:
             if machine.run_id and machine.alive:
                 # The firewall's rules were loaded anew: a Machine that runs must be in them before anything else.
-                await self._network.readmit(attachment_of(machine))
+                await self._readmit(machine)
         await self._sweep(contents)
         for machine in contents.machines:
             self._logs.watch(machine.id, from_start=False)
             await self._engine.adopt(machine, operations.get(machine.id))
         for machine in contents.machines:
             if machine.parked and machine.state == states.STOPPED:
-                await self._engine.ask(machine.id, lambda now: lifecycle.start(now, source="flyd"))
+                try:
+                    await self._engine.ask(machine.id, lambda now: lifecycle.start(now, source="flyd"))
+                except Problem as problem:
+                    log.error("agent.not_unparked", extra={"machine": machine.id, "reason": str(problem)})
+
+    async def _readmit(self, machine: Machine) -> None:
+        """One link that is broken is one Machine without a network, not an agent that does not start."""
+        try:
+            await self._network.readmit(attachment_of(machine))
+        except (Problem, OSError) as error:
+            log.error("agent.not_readmitted", extra={"machine": machine.id, "reason": str(error)})
 
     async def _sweep(self, contents: Contents) -> None:
         """Take down sandboxes, namespaces and roots that belong to no Machine."""
@@ -205,18 +228,35 @@ class Agent:
 
         for id in unwanted(await self._pods.known()):
             log.warning("agent.swept", extra={"sandbox": id})
-            await self._pods.destroy(id)
+            await self._take_down(partial(self._pods.destroy, id), sandbox=id)
         for id in unwanted(await self._network.known()):
             log.warning("agent.swept", extra={"namespace": id})
-            await self._network.discard(id)
+            await self._take_down(partial(self._network.discard, id), namespace=id)
         kept = {machine.id for machine in contents.machines if machine.state != states.DESTROYED}
-        roots = self._images.roots.known()
-        stray = {name for name in unwanted(roots) if root.kept_for(name) not in kept}
-        swept = await self._images.roots.sweep(keep=roots - stray)
-        if swept:
-            log.warning("agent.swept", extra={"roots": len(swept)})
+        for name in unwanted(self._images.roots.known()):
+            if root.kept_for(name) not in kept:
+                log.warning("agent.swept", extra={"root": name})
+                await self._take_down(partial(self._images.roots.unmount, name), root=name)
         self._checks.sweep(ours)
         self._remove_stale_files(ours)
+
+    async def _take_down(self, removal: Callable[[], Awaitable[None]], **what: str) -> None:
+        """What cannot be taken down now is tried again later; it must not keep the agent from starting."""
+        try:
+            await removal()
+        except (Problem, OSError) as error:
+            log.error("agent.not_swept", extra={**what, "reason": str(error)})
+            self._strays.append((removal, what))
+
+    async def _sweep_again(self) -> None:
+        """Names of incarnations are never used twice, so what belonged to nobody belongs to nobody."""
+        pause_s = _SWEEP_AGAIN_S
+        while self._strays:
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, _FORGET_EVERY_S)
+            strays, self._strays = self._strays, []
+            for removal, what in strays:
+                await self._take_down(removal, **what)
 
     def _remove_stale_files(self, ours: set[str]) -> None:
         directory = self._settings.run_dir / "etc"
@@ -229,9 +269,6 @@ class Agent:
                 entry.rmdir()
 
     def _register(self) -> None:
-        self._dispatcher.handle(contract.IMPORT_IMAGE, self._import_image)
-        self._dispatcher.handle(contract.LIST_IMAGES, self._list_images)
-        self._dispatcher.handle(contract.REMOVE_IMAGE, self._remove_image)
         self._dispatcher.handle(contract.HOST_STATUS, self._status)
         self._dispatcher.handle(contract.PARK_HOST, self._park)
 
@@ -251,27 +288,6 @@ class Agent:
             log.warning("agent.bad_bid_request", extra={"reason": str(error)[:200]})
             return
         await message.respond(self._machines.bid(request).model_dump_json().encode())
-
-    async def _import_image(self, request: contract.ImportImage) -> contract.ImageReply:
-        path = Path(request.path)
-        if not path.exists():
-            raise InvalidArgument(f"{path} does not exist on this host", next="give an OCI layout or a docker-archive")
-        image = await self._images.import_archive(path, name=request.name)
-        await self._images.fetch(image)
-        return contract.ImageReply(name=str(image.reference), digest=image.digest)
-
-    async def _list_images(self, request: contract.Nothing) -> contract.ImageList:
-        images = self._images.list()
-        return contract.ImageList(
-            images=tuple(
-                {"name": image.name, "digest": image.digest, "size_bytes": image.size_bytes, "imported": image.imported}
-                for image in images
-            )
-        )
-
-    async def _remove_image(self, request: contract.RemoveImage) -> contract.Nothing:
-        await self._images.remove(request.name)
-        return contract.Nothing()
 
     async def _status(self, request: contract.Nothing) -> contract.HostStatus:
         assert self._engine is not None

@@ -6,7 +6,7 @@ disk and the network comes from here. `ThisComputer` is the real one. `host/simu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -22,8 +22,8 @@ from caddisfly.host.drivers.driver import Driver, Sandbox
 from caddisfly.host.drivers.oci.cgroups import ControlGroups, has_swap, layout
 from caddisfly.host.drivers.oci.driver import OciDriver
 from caddisfly.host.guest import compile_sandbox, host_nameservers
-from caddisfly.host.images.image import ImageConfig, ResolvedImage, StoredImage
-from caddisfly.host.images.settings import ImageSettings
+from caddisfly.host.images.image import Collected, ImageConfig, LayerStatus, ResolvedImage, StoredImage, Verified
+from caddisfly.host.images.settings import Credentials, ImageSettings
 from caddisfly.host.images.store import ImageStore
 from caddisfly.host.journal.journal import Journal
 from caddisfly.host.lock import HeldError, hold
@@ -39,25 +39,31 @@ from caddisfly.model.program import Program
 _LOCK = Path("/run/caddisfly-agent.lock")
 
 
-class HostRoots(Roots, Protocol):
-    """Roots, and a way to take down many of them."""
-
-    async def sweep(self, *, keep: Iterable[str]) -> set[str]:
-        """Take down all others. Returns those."""
-        ...
-
-
 class HostImages(Images, Protocol):
     """Images, and what an operator may do with them."""
 
     @property
-    def roots(self) -> HostRoots: ...
+    def roots(self) -> Roots: ...
 
-    async def import_archive(self, path: Path, *, name: str) -> ResolvedImage: ...
+    def referenced_by(self, in_use: Callable[[], Iterable[str]]) -> None:
+        """Say which digests Machines need. Asked whenever something may be deleted."""
+        ...
+
+    async def import_archive(self, path: Path, *, name: str, select: str = "") -> ResolvedImage: ...
+
+    async def pull(self, reference: str, *, credentials: Credentials | None = None) -> ResolvedImage: ...
+
+    def status(self, reference: str) -> tuple[LayerStatus, ...]: ...
 
     def list(self) -> Sequence[StoredImage]: ...
 
+    def show(self, name: str) -> tuple[ResolvedImage, tuple[LayerStatus, ...]]: ...
+
     async def remove(self, name: str) -> None: ...
+
+    async def collect(self, *, all_unused: bool = False) -> Collected: ...
+
+    async def verify(self, name: str = "") -> Verified: ...
 
 
 class HostLinks(Links, Protocol):

@@ -21,8 +21,9 @@ from caddisfly.host.checks.probe import Finding
 from caddisfly.host.drivers.conduct import Conduct, Script
 from caddisfly.host.drivers.driver import Driver, Limits, Sandbox
 from caddisfly.host.drivers.mock import MockDriver
-from caddisfly.host.images.image import Image, ImageConfig, ResolvedImage, StoredImage
+from caddisfly.host.images.image import Collected, Image, ImageConfig, LayerStatus, ResolvedImage, StoredImage, Verified
 from caddisfly.host.images.reference import Reference
+from caddisfly.host.images.settings import Credentials
 from caddisfly.host.journal.journal import Journal
 from caddisfly.host.network.network import Attachment
 from caddisfly.host.settings import HostSettings
@@ -152,9 +153,6 @@ class SimulatedRoots:
     def known(self) -> set[str]:
         return set()
 
-    async def sweep(self, *, keep: Iterable[str]) -> set[str]:
-        return set()
-
 
 class SimulatedImages:
     """A registry that has every image but those it is told not to have."""
@@ -178,14 +176,36 @@ class SimulatedImages:
     async def fetch(self, image: ResolvedImage) -> Image:
         return Image(image, ())
 
-    async def import_archive(self, path: Path, *, name: str) -> ResolvedImage:
+    def referenced_by(self, in_use: Callable[[], Iterable[str]]) -> None:
+        """Nothing is ever deleted."""
+
+    async def import_archive(self, path: Path, *, name: str, select: str = "") -> ResolvedImage:
         raise Unimplemented("a simulated host keeps no images", next="use any name: every image is there")
+
+    async def pull(self, reference: str, *, credentials: Credentials | None = None) -> ResolvedImage:
+        return await self.resolve(reference)
+
+    def status(self, reference: str) -> tuple[LayerStatus, ...]:
+        return ()
 
     def list(self) -> tuple[StoredImage, ...]:
         return ()
 
     async def remove(self, name: str) -> None:
-        raise NotFound(f"image {name} is not on this host", why="a simulated host keeps no images")
+        raise _absent(name)
+
+    def show(self, name: str) -> tuple[ResolvedImage, tuple[LayerStatus, ...]]:
+        raise _absent(name)
+
+    async def collect(self, *, all_unused: bool = False) -> Collected:
+        return Collected(0, 0, 0)
+
+    async def verify(self, name: str = "") -> Verified:
+        return Verified(0, (), (), ())
+
+
+def _absent(name: str) -> NotFound:
+    return NotFound(f"image {name} is not on this host", why="a simulated host keeps no images")
 
 
 class SimulatedLinks:

@@ -1,4 +1,4 @@
-"""The operator's commands: `up`, `down`, `status`, `settings`, `doctor`, `image`, `install`, `run`.
+"""The operator's commands: `up`, `down`, `status`, `settings`, `doctor`, `install`, `run`. `image` is next door.
 
 Thin, and lazy: what a command needs is imported when it runs, so that `caddis --help` stays quick and `caddis run edge`
 carries nothing of the others.
@@ -6,19 +6,13 @@ carries nothing of the others.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from caddisfly.cli import show
-from caddisfly.cli.group import group
-
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", help="Settings file. Default: CADDIS_CONFIG, else /etc/caddisfly/caddisfly.toml."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+from caddisfly.up import images
+from caddisfly.up.options import Config, Json
 
 
 def register(app: typer.Typer) -> None:
@@ -31,11 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command()(install)
     app.command()(uninstall)
     app.command(hidden=True)(run)
-    image = group("Images on this host.")
-    image.command("import")(image_import)
-    image.command("list")(image_list)
-    image.command("rm")(image_rm)
-    app.add_typer(image, name="image")
+    images.register(app)
 
 
 def up(
@@ -222,49 +212,3 @@ def run(
     from caddisfly.up import parts
 
     parts.run(part, config=config)
-
-
-def image_import(
-    path: Annotated[Path, typer.Argument(help="OCI layout (directory or tar) or docker-archive.")],
-    name: Annotated[str, typer.Argument(help="Name that Machines use, such as hello:latest.")],
-    config: Config = None,
-    json: Json = False,
-) -> None:
-    """Put an image from a file into this host's store."""
-    from caddisfly.bus import contract
-
-    with show.waiting(f"Importing {path}"):
-        reply = _ask_agent(config, contract.IMPORT_IMAGE, contract.ImportImage(path=str(path.resolve()), name=name))
-    if json:
-        show.result(reply.model_dump())
-    else:
-        show.line(f"{reply.name}  {reply.digest}")
-
-
-def image_list(config: Config = None, json: Json = False) -> None:
-    """List the images of this host."""
-    from caddisfly.bus import contract
-
-    images = _ask_agent(config, contract.LIST_IMAGES, contract.Nothing()).images
-    if json:
-        show.result(list(images))
-        return
-    headers = sorted({key for image in images for key in image}, key=lambda key: (key != "name", key))
-    show.table([header.upper() for header in headers], [[image.get(key, "") for key in headers] for image in images])
-
-
-def image_rm(name: str, config: Config = None) -> None:
-    """Remove an image from this host."""
-    from caddisfly.bus import contract
-
-    _ask_agent(config, contract.REMOVE_IMAGE, contract.RemoveImage(name=name))
-    show.line(f"removed {name}")
-
-
-def _ask_agent(config: Path | None, method: Any, request: Any) -> Any:
-    import asyncio
-
-    from caddisfly.bus.rpc import LocalCaller
-    from caddisfly.up.settings import load
-
-    return asyncio.run(LocalCaller(load(config).host.socket).call(method, request))

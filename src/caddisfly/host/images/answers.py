@@ -14,6 +14,9 @@ import httpx
 
 from caddisfly.model.errors import Exhausted, InvalidArgument, Problem, Unavailable
 
+UNAUTHORISED = "registry_unauthorised"
+"""The status of the error that says so."""
+
 
 class Transient(Exception):
     """Try again; after the last attempt it becomes an `Unavailable`."""
@@ -86,5 +89,5 @@ def unauthorised(registry: str, repository: str, why: str) -> InvalidArgument:
         f"registry {registry} refuses access to {repository}: UNAUTHORIZED",
         why=why,
         next="the image may not exist, or it is private: set credentials for this registry",
-        status="registry_unauthorised",
+        status=UNAUTHORISED,
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from caddisfly.host.images.blobs import BlobStore, too_large
-from caddisfly.host.images.compression import GZIP_ERRORS, GZIP_MAGIC, open_gzip
+from caddisfly.host.images.compression import BROKEN, GZIP_MAGIC, ZSTD_MAGIC, open_gzip, open_zstd
 from caddisfly.host.images.image import Descriptor
 from caddisfly.host.images.manifest import (
     DOCKER_CONFIG,
@@ -33,7 +33,8 @@ from caddisfly.host.images.tar import CHUNK, HARD_LINK, REGULAR, SYMLINK, BadArc
 from caddisfly.model.errors import InvalidArgument
 
 _MAX_MEMBERS = 10_000
-_BROKEN: tuple[type[Exception], ...] = (BadArchive, *GZIP_ERRORS)
+_BROKEN: tuple[type[Exception], ...] = (BadArchive, *BROKEN)
+_NAME_KEYS = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
 _DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 
 
@@ -103,37 +104,69 @@ class Tar:
             yield piece
 
 
-def import_archive(path: Path, *, blobs: BlobStore, temporary: Path, max_bytes: int) -> str:
-    """Bring every blob of the image into the store; the digest of what the archive points to. Blocks."""
+def import_archive(path: Path, *, blobs: BlobStore, temporary: Path, max_bytes: int, select: str = "") -> str:
+    """Bring every blob of the image into the store; the digest of what the archive points to. Blocks.
+
+    `select` is the name inside the archive of the one that is meant, when it holds several.
+    """
     try:
         if path.is_dir():
-            return _import(Directory(path), blobs=blobs, max_bytes=max_bytes, what=path.name)
+            return _import(Directory(path), select=select, blobs=blobs, max_bytes=max_bytes, what=path.name)
         with path.open("rb") as file, tempfile.TemporaryFile(dir=temporary) as plain:
             source = Tar(_decompressed(file, plain, what=path.name, max_bytes=max_bytes))
-            return _import(source, blobs=blobs, max_bytes=max_bytes, what=path.name)
+            return _import(source, select=select, blobs=blobs, max_bytes=max_bytes, what=path.name)
     except FileNotFoundError as error:
         raise _bad(path.name, f"{error.filename} is not there") from None
     except _BROKEN as error:
         raise _bad(path.name, f"it is not a readable tar: {error}") from None
 
 
-def _import(source: Source, *, blobs: BlobStore, max_bytes: int, what: str) -> str:
+def _import(source: Source, *, select: str, blobs: BlobStore, max_bytes: int, what: str) -> str:
     if (index := source.open("index.json")) is not None:
-        return _import_layout(
-            source, _small(index, MAX_MANIFEST_BYTES, what), blobs=blobs, max_bytes=max_bytes, what=what
-        )
+        entries = _listed(_small(index, MAX_MANIFEST_BYTES, what), "manifests", what)
+        entry = _chosen(entries, _names_in_layout, select, what)
+        return _import_layout(source, entry, blobs=blobs, max_bytes=max_bytes, what=what)
     if (listing := source.open("manifest.json")) is not None:
-        return _import_docker(
-            source, _small(listing, MAX_MANIFEST_BYTES, what), blobs=blobs, max_bytes=max_bytes, what=what
-        )
+        entry = _chosen(_listed(_small(listing, MAX_MANIFEST_BYTES, what), "", what), _names_in_docker, select, what)
+        return _import_docker(source, entry, blobs=blobs, max_bytes=max_bytes, what=what)
     raise _bad(what, "it has neither an index.json (OCI layout) nor a manifest.json (docker save)")
 
 
-def _import_layout(source: Source, index: bytes, *, blobs: BlobStore, max_bytes: int, what: str) -> str:
-    entries = _listed(index, "manifests", what)
-    if len(entries) != 1:
-        raise _bad(what, f"it holds {len(entries)} images, and one is needed", next="export one image at a time")
-    top = _text(entries[0], "digest", what)
+def _chosen(
+    entries: list[dict[str, Any]], names_of: Callable[[dict[str, Any]], set[str]], select: str, what: str
+) -> dict[str, Any]:
+    """The one image that is meant. Entries that are one image under several names are one."""
+    found = [entry for entry in entries if not select or any(_means(name, select) for name in names_of(entry))]
+    distinct = {json.dumps([entry.get("digest"), entry.get("Config"), entry.get("Layers")]): entry for entry in found}
+    if len(distinct) == 1:
+        return next(iter(distinct.values()))
+    known = ", ".join(sorted({name for entry in entries for name in names_of(entry)}))[:300]
+    if select:
+        raise _bad(
+            what, f"{len(distinct)} images in it are called `{select[:100]}`", next=f"it has {known or 'no names'}"
+        )
+    next_ = f"name one with --select: {known}" if known and entries else "export one image at a time"
+    raise _bad(what, f"it holds {len(entries)} images, and one is needed", next=next_)
+
+
+def _means(name: str, select: str) -> bool:
+    """`web:1` finds `docker.io/library/web:1`, and `1` does."""
+    return name == select or name.endswith((f"/{select}", f":{select}"))
+
+
+def _names_in_layout(entry: dict[str, Any]) -> set[str]:
+    annotations = entry.get("annotations")
+    found = [annotations.get(key) for key in _NAME_KEYS] if isinstance(annotations, dict) else []
+    return {name for name in found if isinstance(name, str)}
+
+
+def _names_in_docker(entry: dict[str, Any]) -> set[str]:
+    tags = entry.get("RepoTags")
+    return {tag for tag in tags if isinstance(tag, str)} if isinstance(tags, list) else set()
+
+
+def _import_layout(source: Source, entry: dict[str, Any], *, blobs: BlobStore, max_bytes: int, what: str) -> str:
+    top = _text(entry, "digest", what)
     document: Manifest | Descriptor = Descriptor(top, 0)
     depth = 0
     while isinstance(document, Descriptor):
@@ -146,11 +179,8 @@ def _import_layout(source: Source, index: bytes, *, blobs: BlobStore, max_bytes:
     return top
 
 
-def _import_docker(source: Source, listing: bytes, *, blobs: BlobStore, max_bytes: int, what: str) -> str:
-    images = _listed(listing, "", what)
-    if len(images) != 1:
-        raise _bad(what, f"it holds {len(images)} images, and one is needed", next="save one image at a time")
-    config_name, names = _text(images[0], "Config", what), images[0].get("Layers")
+def _import_docker(source: Source, entry: dict[str, Any], *, blobs: BlobStore, max_bytes: int, what: str) -> str:
+    config_name, names = _text(entry, "Config", what), entry.get("Layers")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise _bad(what, "its manifest.json has no list of layers")
     if len(names) > MAX_LAYERS:
@@ -161,12 +191,11 @@ def _import_docker(source: Source, listing: bytes, *, blobs: BlobStore, max_byte
         raise _bad(what, f"its config lists {len(diff_ids)} layers and its manifest.json {len(names)}")
     layers = []
     for name, diff_id in zip(names, diff_ids, strict=True):
-        packed = next(_member(source, name, what), b"").startswith(GZIP_MAGIC)
+        suffix = _suffix(next(_member(source, name, what), b""))
         # A compressed layer has no digest to hold it to here; unpacking will hold it to its diff_id.
-        expected = "" if packed else diff_id
+        expected = "" if suffix else diff_id
         stream = _member(source, name, what)
         digest, size = blobs.put_stream(stream, expected=expected, max_bytes=max_bytes, what=f"layer {name} of {what}")
-        suffix = ".gzip" if packed else ""
         layers.append({"mediaType": _DOCKER_LAYER + suffix, "size": size, "digest": digest})
     manifest = {
         "schemaVersion": 2,
@@ -175,6 +204,11 @@ def _import_docker(source: Source, listing: bytes, *, blobs: BlobStore, max_byte
         "layers": layers,
     }
     return blobs.put(json.dumps(manifest, separators=(",", ":")).encode())
+
+
+def _suffix(beginning: bytes) -> str:
+    """How a layer is compressed, in the words of its media type."""
+    return ".gzip" if beginning.startswith(GZIP_MAGIC) else ".zstd" if beginning.startswith(ZSTD_MAGIC) else ""
 
 
 def _copy(source: Source, digest: str, *, blobs: BlobStore, max_bytes: int, what: str) -> None:
@@ -218,12 +252,16 @@ def _text(record: dict[str, Any], key: str, what: str) -> str:
 
 
 def _decompressed(file: IO[bytes], plain: IO[bytes], *, what: str, max_bytes: int) -> IO[bytes]:
-    magic = file.read(2)
+    magic = file.read(4)
     file.seek(0)
-    if magic != GZIP_MAGIC:
+    read: Callable[[int], bytes]
+    if magic.startswith(GZIP_MAGIC):
+        read = open_gzip(file).read
+    elif magic == ZSTD_MAGIC:
+        read = open_zstd(file).read
+    else:
         return file
     size = 0
-    read: Callable[[int], bytes] = open_gzip(file).read
     while piece := read(CHUNK):
         size += len(piece)
         if size > max_bytes:

@@ -176,6 +176,24 @@ class BlobStore:
     def remove(self, digest: str) -> None:
         self.path(digest).unlink(missing_ok=True)
 
+    def discard_damaged(self) -> set[str]:
+        """Read every blob and delete those that are not what their name says; their digests."""
+        found = set()
+        for path in self._directory.iterdir():
+            digest = hashlib.sha256()
+            try:
+                with path.open("rb") as file:
+                    while piece := file.read(_PIECE):
+                        digest.update(piece)
+            except FileNotFoundError:
+                continue  # collected meanwhile
+            except OSError:
+                digest.update(b"unreadable")
+            if digest.hexdigest() != path.name:
+                path.unlink(missing_ok=True)
+                found.add(f"sha256:{path.name}")
+        return found
+
     def keep_only(self, digests: set[str]) -> None:
         """Delete every other blob."""
         kept = {digest.removeprefix("sha256:") for digest in digests}

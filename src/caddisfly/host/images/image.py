@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from caddisfly.host.images.reference import Reference
 
@@ -84,3 +85,42 @@ class StoredImage:
     imported: bool
     unpacked: bool
     updated_at: float
+    used_at: float
+    unpacked_bytes: int
+    """Of its layers on this disk, those of other images included."""
+    in_use: bool
+    """A Machine has it, running or stopped."""
+
+
+LayerState = Literal["waiting", "downloading", "unpacking", "ready"]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerStatus:
+    """How far one layer is. `done` counts bytes of the blob: received, or unpacked."""
+
+    digest: str
+    diff_id: str
+    size: int
+    state: LayerState
+    done: int
+    unpacked_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a collection did."""
+
+    images: int
+    layers: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a check of everything found. `damaged` are layers, `repaired` those that were fetched again."""
+
+    layers: int
+    damaged: tuple[str, ...]
+    repaired: tuple[str, ...]
+    problems: tuple[str, ...]

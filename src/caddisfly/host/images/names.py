@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -22,7 +24,8 @@ from caddisfly.host.images.reference import is_digest
 
 log = logging.getLogger(__name__)
 
-Origin = Literal["registry", "imported"]
+Origin = Literal["registry", "imported", "pulled"]
+"""From a registry because a Machine named it, from a file, or from a registry because the operator said so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,18 @@ class NameTable:
         record = Name(name, digest, origin, time.time())
         write_atomically(self._path(name), json.dumps(asdict(record)).encode())
         self._names[name] = record
+
+    def touch(self, name: str) -> None:
+        """Note that it was used. The file's time says when: it may be lost in a power cut."""
+        with suppress(FileNotFoundError):
+            os.utime(self._path(name))
+
+    def used_at(self, name: str) -> float:
+        """When it was last used or changed."""
+        try:
+            return self._path(name).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
 
     def remove(self, name: str) -> None:
         self._names.pop(name, None)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 
+from caddisfly.host.images.answers import UNAUTHORISED
 from caddisfly.host.images.blobs import BlobStore
 from caddisfly.host.images.image import Descriptor, ResolvedImage
 from caddisfly.host.images.manifest import (
@@ -51,7 +52,12 @@ class Resolver:
         return self._names.get(wanted.pinned_name(wanted.digest) if wanted.digest else wanted.name)
 
     async def resolve(
-        self, wanted: Reference, credentials: Credentials | None, *, before_writing: Callable[[], None]
+        self,
+        wanted: Reference,
+        credentials: Credentials | None,
+        *,
+        before_writing: Callable[[], Awaitable[None]],
+        origin: Origin = "registry",
     ) -> ResolvedImage:
         known = self.lookup(wanted)
         if known is not None and (known.origin == "imported" or wanted.digest):
@@ -62,9 +68,12 @@ class Resolver:
             async with asyncio.timeout(self._settings.resolve_timeout_s):
                 if known is not None and await self._registry.digest(wanted, credentials) == known.digest:
                     with suppress(FileNotFoundError):
-                        return self.load(wanted, known.digest)
-                before_writing()
-                return await self._pull(wanted, credentials)
+                        image = self.load(wanted, known.digest)
+                        if origin != known.origin:
+                            await asyncio.to_thread(self.remember, wanted, known.digest, origin=origin)
+                        return image
+                await before_writing()
+                return await self._pull(wanted, credentials, origin=origin)
         except TimeoutError:
             problem = Unavailable(
                 f"registry {wanted.registry} does not deliver",
@@ -73,6 +82,11 @@ class Resolver:
                 status="registry_unavailable",
             )
         except Retryable as error:
+            problem = error
+        except InvalidArgument as error:
+            # What the operator pulled with credentials is here for who has none.
+            if error.status != UNAUTHORISED or known is None or known.origin != "pulled":
+                raise
             problem = error
         if known is not None:
             with suppress(FileNotFoundError):
@@ -112,11 +126,19 @@ class Resolver:
 
     def remember(self, wanted: Reference, digest: str, *, origin: Origin) -> None:
         """Make the name durable. Blocks."""
-        self._names.set(wanted.pinned_name(digest), digest, origin=origin)
-        if wanted.tag and not wanted.digest:
-            self._names.set(wanted.name, digest, origin=origin)
+        moving = wanted.tag and not wanted.digest
+        # What was pulled under a tag stays while the tag means it.
+        pinned = "registry" if origin == "pulled" and moving else origin
+        self._names.set(wanted.pinned_name(digest), digest, origin=pinned)
+        if moving:
+            known = self._names.get(wanted.name)
+            self._names.set(wanted.name, digest, origin="pulled" if known and known.origin == "pulled" else origin)
 
-    async def _pull(self, wanted: Reference, credentials: Credentials | None) -> ResolvedImage:
+    def used(self, reference: Reference, digest: str) -> None:
+        """Note that an image was started from."""
+        self._names.touch(reference.pinned_name(digest))
+
+    async def _pull(self, wanted: Reference, credentials: Credentials | None, *, origin: Origin) -> ResolvedImage:
         top, depth = "", 0
         document: Manifest | Descriptor = Descriptor(wanted.digest, 0)
         while isinstance(document, Descriptor):
@@ -130,5 +152,5 @@ class Resolver:
             )
         await self._registry.download(wanted, document.config, credentials)
         image = self.load(wanted, top)
-        await asyncio.to_thread(self.remember, wanted, top, origin="registry")
+        await asyncio.to_thread(self.remember, wanted, top, origin=origin)
         return image

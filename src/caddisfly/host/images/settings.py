@@ -42,6 +42,18 @@ class ImageSettings(BaseModel):
         description="MiB. New work is refused when the disk under the store has less than this: a sparse store that "
         "hits the end of its disk would take running Machines with it, a refused pull only itself.",
     )
+    max_images_gb: float = Field(
+        default=0,
+        ge=0,
+        description="GiB of layers that may lie here. Above it the images that were not started for the longest time "
+        "go; one that a Machine has, running or stopped, and one that was imported or pulled by the operator never "
+        "does. 0: no limit but the store's own, at which the same happens.",
+    )
+    collect_grace_s: float = Field(
+        default=60,
+        ge=0,
+        description="Seconds for which content stays that a name was just resolved to: a Machine is about to have it.",
+    )
     max_layer_bytes: int = Field(
         default=8 * GIB,
         gt=0,

@@ -14,7 +14,8 @@ repository is not found under the name of another.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,21 +23,34 @@ from typing import IO
 
 from caddisfly.host.images import archive
 from caddisfly.host.images.blobs import BlobStore, disk_problem, no_space
+from caddisfly.host.images.collector import Collector
 from caddisfly.host.images.durable import remove_tree
+from caddisfly.host.images.eviction import size_of
 from caddisfly.host.images.filesystem import StoreFilesystem
-from caddisfly.host.images.image import Image, Layer, ResolvedImage, StoredImage
+from caddisfly.host.images.image import (
+    Collected,
+    Image,
+    Layer,
+    LayerState,
+    LayerStatus,
+    ResolvedImage,
+    StoredImage,
+    Verified,
+)
 from caddisfly.host.images.layers import LayerStore
-from caddisfly.host.images.names import NameTable
+from caddisfly.host.images.names import NameTable, Origin
 from caddisfly.host.images.platform import PlatformImages, with_platform
 from caddisfly.host.images.reference import Reference
 from caddisfly.host.images.registry import RegistryClient
 from caddisfly.host.images.resolver import Resolver
 from caddisfly.host.images.rootfs import RootFilesystems
-from caddisfly.host.images.settings import Credentials, ImageSettings
+from caddisfly.host.images.settings import GIB, Credentials, ImageSettings
 from caddisfly.host.lock import HeldError, hold
 from caddisfly.host.registry.layout import NAME as REGISTRY
 from caddisfly.host.registry.layout import Layout
 from caddisfly.model.errors import FailedPrecondition, InvalidArgument, NotFound, Problem, Unavailable
+
+log = logging.getLogger(__name__)
 
 _MIB = 1 << 20
 
@@ -53,14 +67,21 @@ class ImageStore:
         self.filesystem = StoreFilesystem(root, self._settings)
         self._lock_file: IO[str] | None = None
         self._flights: dict[str, asyncio.Task[None]] = {}
-        self._fetching: list[ResolvedImage] = []
-        self._writing = 0
+        self._sealing: asyncio.Task[None] | None = None
+        self._in_use: Callable[[], Iterable[str]] = tuple
+
+    def referenced_by(self, in_use: Callable[[], Iterable[str]]) -> None:
+        """Say which digests Machines need, running or stopped. Asked whenever something may be deleted."""
+        self._in_use = in_use
+        if self._lock_file is not None:
+            self._collector.in_use = in_use
 
     async def open(self) -> None:
         """Mount the file system and sweep what a crash left half done."""
         self._lock()
         try:
             await asyncio.to_thread(self._prepare)
+            self._seal_soon()
         except BaseException as error:
             self._unlock()
             if isinstance(error, OSError):
@@ -71,7 +92,7 @@ class ImageStore:
         """Stop what is under way. With `unmount`, also take down every root and the file system itself."""
         if self._lock_file is None:
             return
-        flights = list(self._flights.values())
+        flights = [*self._flights.values(), *([self._sealing] if self._sealing else [])]
         for task in flights:
             task.cancel()
         await asyncio.gather(*flights, return_exceptions=True)
@@ -90,40 +111,59 @@ class ImageStore:
         """
         wanted = Reference.parse(reference)
         if self._platform.names(wanted):
-            return await self._resolve_own(wanted, organization)
-        with self._counted(), self._disk_errors(f"store the manifest of {wanted}"):
-            return await self._resolver.resolve(
-                wanted, credentials, before_writing=lambda: self._check_room(str(wanted), 0)
-            )
+            return await self._resolve_own(self._platform.scoped(wanted, organization), wanted)
+        return await self._resolve(wanted, credentials, origin="registry")
 
     async def fetch(self, image: ResolvedImage, *, credentials: Credentials | None = None) -> Image:
-        """Every layer of the image, unpacked on this host. Costs a stat per layer when they all are."""
-        self._fetching.append(image)
+        """Every layer of the image, unpacked on this host. Costs a tenth of a millisecond per layer when they are."""
+        self._collector.fetching.append(image)
         try:
-            missing = [layer for layer in dict.fromkeys(image.layers) if not self._layers.has(layer.diff_id)]
+            layers = list(dict.fromkeys(image.layers))
+            missing = await asyncio.to_thread(lambda: [one for one in layers if not self._layers.intact(one.diff_id)])
             if missing:
-                self._check_room(str(image.reference), sum(layer.blob.size for layer in missing))
+                self._set_damaged_aside(missing)
                 source = image.source or image.reference
+                await self._make_room(str(image.reference), sum(layer.blob.size for layer in missing))
                 await asyncio.gather(*(self._bring(source, layer, credentials) for layer in missing))
+                await self._keep_to_the_limit()
+                self._seal_soon()
+            self._resolver.used(image.source or image.reference, image.digest)
             return Image(image, tuple(self._layers.path(layer.diff_id) for layer in image.layers))
         finally:
-            self._fetching.remove(image)
+            self._collector.fetching.remove(image)
 
-    async def import_archive(self, path: Path, *, name: str) -> ResolvedImage:
-        """Take in an OCI layout (directory or tar) or a `docker save` archive under a name."""
+    async def pull(self, reference: str, *, credentials: Credentials | None = None) -> ResolvedImage:
+        """Bring an image here because the operator says so. It stays until it is removed."""
+        wanted = Reference.parse(reference)
+        self._not_an_apps(wanted, "pulled")
+        image = await self._resolve(wanted, credentials, origin="pulled")
+        await self.fetch(image, credentials=credentials)
+        return image
+
+    def status(self, reference: str) -> tuple[LayerStatus, ...]:
+        """How far the layers of an image are; nothing while it is not known which they are."""
+        wanted = Reference.parse(reference)
+        image = next((one for one in self._collector.fetching if one.reference.name == wanted.name), None)
+        known = self._resolver.lookup(wanted)
+        if image is None and known is not None:
+            with suppress(FileNotFoundError, Problem):
+                image = self._resolver.load(wanted, known.digest)
+        return tuple(self._status(layer) for layer in dict.fromkeys(image.layers)) if image else ()
+
+    async def import_archive(self, path: Path, *, name: str, select: str = "") -> ResolvedImage:
+        """Take in an OCI layout (directory or tar) or a `docker save` archive under a name.
+
+        `select` is the name or tag inside the archive, for one that holds several images.
+        """
         wanted = Reference.parse(name)
-        if self._platform.names(wanted):
-            raise InvalidArgument(
-                f"an image cannot be imported as {wanted}",
-                why="names of the platform's registry belong to apps",
-                next="push it there, or import it under another name",
-            )
-        self._check_room(str(wanted), 0)
+        self._not_an_apps(wanted, "imported")
+        await self._make_room(str(wanted), 0)
         try:
             with self._counted(), self._disk_errors(f"import {path.name}"):
                 digest = await asyncio.to_thread(
                     archive.import_archive,
                     path,
+                    select=select,
                     blobs=self._blobs,
                     temporary=self._temporary,
                     max_bytes=self._settings.max_layer_bytes,
@@ -133,18 +173,20 @@ class ImageStore:
                 return image
         finally:
             # A refused archive leaves blobs behind, and so does a name that meant something else before.
-            await self._collect()
+            await self._collector.sweep()
 
     def list(self) -> list[StoredImage]:
         """All names; names by digest only where no tag means the same."""
         names = self._names.all()
         tagged = {name.digest for name in names if not name.pinned}
+        in_use = set(self._in_use())
         shown = []
         for name in names:
             if name.pinned and name.digest in tagged:
                 continue
             with suppress(FileNotFoundError, Problem):
                 image = self._resolver.load(Reference.parse(name.name), name.digest)
+                pinned = image.reference.pinned_name(name.digest)
                 shown.append(
                     StoredImage(
                         name=name.name,
@@ -153,29 +195,58 @@ class ImageStore:
                         imported=name.origin == "imported",
                         unpacked=all(self._layers.has(layer.diff_id) for layer in image.layers),
                         updated_at=name.updated_at,
+                        used_at=max(self._names.used_at(pinned), name.updated_at),
+                        unpacked_bytes=sum(self._layers.size(layer.diff_id) for layer in set(image.layers)),
+                        in_use=name.digest in in_use,
                     )
                 )
         return shown
 
-    async def remove(self, name: str) -> None:
-        """Forget a name, and delete what no other name and no mounted root needs."""
+    def show(self, name: str) -> tuple[ResolvedImage, tuple[LayerStatus, ...]]:
+        """An image that is here, without asking anybody."""
         wanted = Reference.parse(name)
         known = self._resolver.lookup(wanted)
         if known is None:
-            raise NotFound(f"image {wanted} is not on this host", next="`list` shows what is")
+            raise _absent(wanted)
+        try:
+            image = self._resolver.load(wanted, known.digest)
+        except FileNotFoundError:
+            raise _absent(wanted) from None
+        return image, self.status(name)
+
+    async def remove(self, name: str) -> None:
+        """Forget a name, and delete what no other name, no Machine and no mounted root needs."""
+        wanted = Reference.parse(name)
+        known = self._resolver.lookup(wanted)
+        if known is None:
+            raise _absent(wanted)
         self._names.remove(known.name)
         tags = (Reference.parse(other.name) for other in self._names.all() if other.digest == known.digest)
-        if not any(tag.tag and tag.repository == wanted.repository for tag in tags):
+        needed = known.digest in self._in_use() or any(tag.tag and tag.repository == wanted.repository for tag in tags)
+        if not needed:
             self._names.remove(wanted.pinned_name(known.digest))
-        await self._collect()
+        await self._collector.sweep()
 
-    async def collect(self, *, keep: Iterable[str]) -> None:
-        """Forget content that had a tag once and is not among `keep`, the digests that Machines run, and delete it."""
-        wanted = set(keep) | {name.digest for name in self._names.all() if not name.pinned}
-        for name in self._names.all():
-            if name.digest not in wanted:
-                self._names.remove(name.name)
-        await self._collect()
+    async def collect(self, *, keep: Iterable[str] = (), all_unused: bool = False) -> Collected:
+        """Forget content that had a tag once and is not among `keep` and what Machines have, and delete it.
+
+        With `all_unused`, also what a tag means and no Machine has, if a registry can give it again.
+        """
+        return await self._collector.collect(keep=keep, all_unused=all_unused)
+
+    async def verify(self, name: str = "") -> Verified:
+        """Read everything in full, or the layers of one image, and fetch again what is damaged."""
+        wanted = {layer.diff_id.removeprefix("sha256:") for layer in self.show(name)[0].layers} if name else None
+        checked, damaged = 0, []
+        for layer in sorted(self._layers.names() if wanted is None else wanted & self._layers.names()):
+            checked += 1
+            if not await self._layers.verify(layer) and self._layers.has(f"sha256:{layer}"):
+                log.warning("image_layer_damaged", extra={"layer": layer})
+                self._layers.quarantine(layer)
+                damaged.append(f"sha256:{layer}")
+        broken = await asyncio.to_thread(self._blobs.discard_damaged)
+        repaired, problems = await self._repair(set(damaged), broken)
+        return Verified(checked, tuple(damaged), repaired, problems)
 
     @property
     def _base(self) -> Path:
@@ -197,10 +268,97 @@ class ImageStore:
         self._platform = PlatformImages(self._settings, Layout(self._base / REGISTRY), self._blobs)
         self._resolver = Resolver(self._names, self._blobs, self._registry, settings=self._settings)
         self.roots = RootFilesystems(self._base, reflink=self.filesystem.reflink)
+        self._collector = Collector(
+            self._names,
+            self._resolver,
+            self._blobs,
+            self._layers,
+            self.roots,
+            grace_s=self._settings.collect_grace_s,
+        )
+        self._collector.in_use, self._collector.flying = self._in_use, self._flights.keys
 
-    async def _resolve_own(self, wanted: Reference, organization: str) -> ResolvedImage:
+    async def _resolve(self, wanted: Reference, credentials: Credentials | None, *, origin: Origin) -> ResolvedImage:
+        with self._counted(), self._disk_errors(f"store the manifest of {wanted}"):
+            image = await self._resolver.resolve(
+                wanted, credentials, before_writing=lambda: self._make_room(str(wanted), 0), origin=origin
+            )
+        self._collector.hold(image.digest)
+        return image
+
+    def _status(self, layer: Layer) -> LayerStatus:
+        state: LayerState = "waiting"
+        done = 0
+        if self._layers.has(layer.diff_id):
+            state, done = "ready", layer.blob.size
+        elif self._layers.unpacking(layer.diff_id):
+            state, done = "unpacking", self._layers.unpacked(layer.diff_id)
+        elif (transfer := self._registry.transfers.get(layer.blob.digest)) is not None:
+            state, done = "downloading", transfer.size
+        size = self._layers.size(layer.diff_id)
+        return LayerStatus(layer.blob.digest, layer.diff_id, layer.blob.size, state, done, size)
+
+    def _set_damaged_aside(self, layers: Iterable[Layer]) -> None:
+        for layer in layers:
+            if self._layers.has(layer.diff_id) and layer.diff_id not in self._flights:
+                log.warning("image_layer_damaged", extra={"layer": layer.diff_id})
+                self._layers.quarantine(layer.diff_id.removeprefix("sha256:"))
+
+    async def _repair(self, damaged: set[str], broken: set[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Fetch every image again that lacks one of these layers or documents; what came back, and what did not."""
+        problems = []
+        for name in self._names.all():
+            reference = Reference.parse(name.name)
+            try:
+                try:
+                    image = self._resolver.load(reference, name.digest)
+                except FileNotFoundError:
+                    if not broken:
+                        continue  # it was incomplete before: a fetch that was broken off
+                    image = await self._resolve_again(reference.at(name.digest))
+                if damaged & {layer.diff_id for layer in image.layers}:
+                    await self.fetch(image)
+            except Problem as problem:
+                problems.append(f"{name.name}: {problem}")
+        return tuple(sorted(one for one in damaged if self._layers.has(one))), tuple(problems)
+
+    async def _resolve_again(self, known: Reference) -> ResolvedImage:
+        if self._platform.holds(known):
+            return await self._resolve_own(known, known)
+        return await self._resolve(known, None, origin="registry")
+
+    def _not_an_apps(self, wanted: Reference, what: str) -> None:
+        if self._platform.names(wanted):
+            raise InvalidArgument(
+                f"{wanted} cannot be {what}",
+                why="names of the platform's registry belong to apps, which take their images in as they start",
+                next="push it there, or use another name",
+            )
+
+    async def _keep_to_the_limit(self) -> None:
+        limit = int(self._settings.max_images_gb * GIB)
+        excess = size_of(self._collector.candidates()) - limit if limit else 0
+        if excess > 0:
+            await self._collector.evict(excess)
+
+    def _seal_soon(self) -> None:
+        """Read in full what was not yet, one layer after the other, when nothing else wants the processor."""
+        if self._sealing is None or self._sealing.done():
+            self._sealing = asyncio.create_task(self._seal(), name="seal")
+
+    async def _seal(self) -> None:
+        tried: set[str] = set()
+        while names := [name for name in self._layers.unsealed() if name not in tried]:
+            for name in names:
+                tried.add(name)
+                try:
+                    if not await self._layers.verify(name) and self._layers.has(f"sha256:{name}"):
+                        log.warning("image_layer_unreadable", extra={"layer": name})
+                except (Problem, OSError, TimeoutError) as error:
+                    log.warning("image_layer_unsealed", extra={"layer": name, "reason": str(error)})
+
+    async def _resolve_own(self, scoped: Reference, wanted: Reference) -> ResolvedImage:
         """An image of the platform's registry. What is known by digest is not asked for again."""
-        scoped = self._platform.scoped(wanted, organization)
         with self._counted(), self._disk_errors(f"store the manifest of {wanted}"):
             image: ResolvedImage | None = None
             if wanted.digest and (known := self._resolver.lookup(scoped)) is not None:
@@ -211,10 +369,11 @@ class ImageStore:
                 await asyncio.to_thread(self._resolver.remember, scoped, digest, origin="registry")
             if image is None and self._platform.elsewhere:
                 image = await self._resolver.resolve(
-                    scoped, None, before_writing=lambda: self._check_room(str(wanted), 0)
+                    scoped, None, before_writing=lambda: self._make_room(str(wanted), 0)
                 )
             if image is None:
                 raise self._platform.not_there(wanted)
+        self._collector.hold(image.digest)
         return replace(image, reference=wanted.at(image.digest), source=image.reference)
 
     async def _bring(self, reference: Reference, layer: Layer, credentials: Credentials | None) -> None:
@@ -266,37 +425,26 @@ class ImageStore:
         if not task.cancelled():
             task.exception()  # nobody may be waiting for it any more
 
-    async def _collect(self) -> None:
-        """Delete what nothing needs. Decided and renamed in one go, without giving way to a fetch in between."""
-        documents: set[str] = set()
-        images = list(self._fetching)
-        for name in self._names.all():
-            with suppress(FileNotFoundError, Problem):
-                documents |= self._resolver.documents(name.digest)
-                images.append(self._resolver.load(Reference.parse(name.name), name.digest))
-        layers = {layer for image in images for layer in image.layers}
-        needed = {layer.diff_id.removeprefix("sha256:") for layer in layers} | self.roots.layers_in_use()
-        flying = {diff_id.removeprefix("sha256:") for diff_id in self._flights}
-        trash = [self._layers.set_aside(name) for name in self._layers.names() - needed - flying]
-        if not self._writing and not flying:
-            self._blobs.keep_only(documents | {layer.blob.digest for layer in layers})
-        for path in trash:
-            await asyncio.to_thread(remove_tree, path)
-
-    def _check_room(self, what: str, size_bytes: int) -> None:
-        free = self.filesystem.free_bytes()
-        if free - self._settings.min_free_mb * _MIB < size_bytes:
-            why = f"{free // _MIB} MiB free, {size_bytes // _MIB} needed, {self._settings.min_free_mb} must stay free"
-            raise no_space(f"take in {what}", self._root, why)
+    async def _make_room(self, what: str, size_bytes: int) -> None:
+        """Refuse what would fill the disk, after having let go of what may go."""
+        floor = self._settings.min_free_mb * _MIB
+        lacking = size_bytes + floor - self.filesystem.free_bytes()
+        if lacking > 0:
+            await self._collector.evict(lacking)
+            free = self.filesystem.free_bytes()
+            if free - floor < size_bytes:
+                needed = size_bytes // _MIB
+                why = f"{free // _MIB} MiB free, {needed} needed, {floor // _MIB} must stay free"
+                raise no_space(f"take in {what}", self._root, why)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
         """While documents are written that no name points to yet, no blob is collected."""
-        self._writing += 1
+        self._collector.writing += 1
         try:
             yield
         finally:
-            self._writing -= 1
+            self._collector.writing -= 1
 
     @contextmanager
     def _disk_errors(self, doing: str) -> Iterator[None]:
@@ -320,3 +468,7 @@ class ImageStore:
         if self._lock_file is not None:
             self._lock_file.close()
             self._lock_file = None
+
+
+def _absent(wanted: Reference) -> NotFound:
+    return NotFound(f"image {wanted} is not on this host", next="`caddis image list` shows what is")

@@ -20,18 +20,13 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import IO, Any, Protocol, cast
 
-import zstandard
-
-from caddisfly.host.images.compression import GZIP_ERRORS, GZIP_MAGIC, open_gzip
+from caddisfly.host.images.compression import BROKEN, GZIP_MAGIC, ZSTD_MAGIC, open_gzip, open_zstd
 from caddisfly.host.images.extract import TreeWriter
 from caddisfly.host.images.tar import CHUNK, BadArchive, TarReader
 
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _SIGKILL = 9
-_MAX_ZSTD_WINDOW = 1 << 27
 _MAX_OPEN_FILES = 512
-_BROKEN: tuple[type[Exception], ...] = (zstandard.ZstdError, *GZIP_ERRORS)
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +79,8 @@ class Content:
         source: _Source
         if magic.startswith(GZIP_MAGIC):
             source = cast(_Source, open_gzip(self._raw))
-        elif magic == _ZSTD_MAGIC:
-            decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_ZSTD_WINDOW)
-            source = decompressor.stream_reader(cast(Any, self._raw), read_size=CHUNK, read_across_frames=True)
+        elif magic == ZSTD_MAGIC:
+            source = cast(_Source, open_zstd(self._raw))
         else:
             source = self._raw
         self._plain = _Hashed(source)
@@ -123,7 +117,7 @@ class Content:
     def _fill(self) -> bytes:
         try:
             piece = self._plain.read(CHUNK) or b""
-        except _BROKEN as error:
+        except BROKEN as error:
             raise BadArchive(f"it cannot be decompressed ({error})") from None
         self.bytes += len(piece)
         if self.bytes > self._max_bytes:

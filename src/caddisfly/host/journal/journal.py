@@ -15,6 +15,7 @@ import asyncio
 import json
 import logging
 import queue
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping
@@ -54,6 +55,7 @@ CREATE TABLE builds (id TEXT PRIMARY KEY, record TEXT NOT NULL);
 _STEPS = (_SCHEMA, _SCHEMA_2, _SCHEMA_3, sealed.SCHEMA)
 """What each version added: a journal of version n lacks all but the first n."""
 _VERSIONS_KEPT = 50
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 class Stale(Final):
@@ -80,6 +82,8 @@ class Contents:
     """Ids of Machines whose record cannot be read. What runs for them is left alone: the operator decides."""
     builds: tuple[Build, ...] = ()
     """Oldest first."""
+    quarantined_images: frozenset[str] = frozenset()
+    """Digests that can still be made out in those records: what a Machine needs when it is put back."""
 
 
 _Work = tuple[Callable[[sqlite3.Connection], Any], Callable[[Any, BaseException | None], None]]
@@ -379,9 +383,14 @@ def _load(connection: sqlite3.Connection) -> Contents:
         for operation in _readable(connection, "operations", Operation.from_record)
         if operation.machine_id in known
     ]
-    quarantined = connection.execute("SELECT id FROM quarantine WHERE kind = 'machines'").fetchall()
-    builds = _readable(connection, "builds", Build.from_record)
-    return Contents(tuple(machines), tuple(operations), frozenset(id for (id,) in quarantined), tuple(builds))
+    quarantined = connection.execute("SELECT id, record FROM quarantine WHERE kind = 'machines'").fetchall()
+    return Contents(
+        tuple(machines),
+        tuple(operations),
+        frozenset(id for id, _ in quarantined),
+        tuple(_readable(connection, "builds", Build.from_record)),
+        frozenset(digest for _, record in quarantined for digest in _DIGEST.findall(str(record))),
+    )
 
 
 def _readable(connection: sqlite3.Connection, table: str, parse: Callable[[dict[str, Any]], Any]) -> list[Any]:

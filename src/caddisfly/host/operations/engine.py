@@ -87,22 +87,55 @@ class Engine:
         if operation is not None and operation.id == machine.operation:
             self._run(machine, operation, resumed=True)
             return
-        if operation is not None or machine.operation:
-            machine = await self._commit(replace(machine, operation=""), fence=machine.operation, end=operation)
-        await self._look_after(machine)
+        try:
+            await self._take_up(machine.id, operation)
+        except Exception as error:
+            # One Machine that cannot be looked at must not keep the others waiting, or the agent from starting.
+            log.exception("engine.quarantined", extra={"machine": machine.id, "reason": str(error)})
+            self._take_up_later(machine.id, operation, error)
 
-    async def _look_after(self, machine: Machine) -> None:
-        """Compare a Machine at rest with what really runs, and do what follows."""
-        if machine.state != states.STARTED:
-            await self._apply(machine, lifecycle.recovered)
-            return
-        found = await self._parts.driver.recover(machine.run_id)
-        if isinstance(found, Running):
-            self._watch(machine)
-        elif isinstance(found, Ended):
+    async def _take_up(self, machine_id: str, stray: Operation | None, trouble: Exception | None = None) -> None:
+        """Compare a Machine at rest with what really runs, and do what follows. Nothing for one that is at work."""
+        async with self._lock(machine_id):
+            machine = self.machines.get(machine_id)
+            if machine is None or machine_id in self._tasks or machine.run_id in self._watchers:
+                return
+            if trouble is not None:
+                machine, _ = await self._apply(machine, lambda now: Decision(_with_trouble(now, trouble)))
+            if stray is not None or machine.operation:
+                machine = await self._commit(replace(machine, operation=""), fence=machine.operation, end=stray)
+            if machine.state != states.STARTED:
+                await self._apply(machine, lifecycle.recovered)
+                return
+            found = await self._parts.driver.recover(machine.run_id)
+            if isinstance(found, Running):
+                self._watch(machine)
+            elif found is None:
+                await self._apply(machine, lambda now: lifecycle.lost(now, now_ms=wall_ms()))
+        if isinstance(found, Ended):
             await self.exited(machine.id, machine.run_id, found.exit)
-        else:
-            await self._apply(machine, lambda now: lifecycle.lost(now, now_ms=wall_ms()))
+
+    def _take_up_later(self, machine_id: str, stray: Operation | None, error: Exception) -> None:
+        """Try until it succeeds, and say on the Machine what is wrong. Whoever acts on it meanwhile takes it over."""
+        key = f"quarantine-{machine_id}"
+
+        async def run() -> None:
+            patience = _Patience()
+            try:
+                while True:
+                    await patience.pause()
+                    try:
+                        await self._take_up(machine_id, stray, error)
+                    except Exception:
+                        log.exception("engine.still_quarantined", extra={"machine": machine_id})
+                    else:
+                        log.info("engine.out_of_quarantine", extra={"machine": machine_id})
+                        return
+            finally:
+                if self._watchers.get(key) is asyncio.current_task():
+                    del self._watchers[key]
+
+        self._watchers[key] = asyncio.create_task(run(), name=key)
 
     async def create(self, machine: Machine, *, launch: bool, warnings: tuple[str, ...] = ()) -> tuple[Machine, int]:
         """Begin a new Machine. Raises `AlreadyExists` when its name is taken. Saying it twice makes one."""
@@ -402,3 +435,12 @@ class Engine:
                     del self._watchers[machine.run_id]
 
         self._watchers[machine.run_id] = asyncio.create_task(run(), name=f"watch-{machine.run_id}")
+
+
+def _with_trouble(machine: Machine, error: Exception) -> Machine:
+    """Said once for each trouble: an agent that restarts in a loop must not push the history out."""
+    newest = machine.events[0] if machine.events else None
+    request = {"error": str(error)[:300]}
+    if newest is not None and newest.type == "quarantine" and newest.request == request:
+        return machine
+    return machine.with_event("quarantine", "failed", source="flyd", request=request)

@@ -46,8 +46,9 @@ from caddisfly.launch.config.services import Service
 from caddisfly.launch.config.statics import Static
 from caddisfly.launch.config.units import Bare
 from caddisfly.launch.config.vm import Vm
-from caddisfly.model.config import STOP_SIGNALS, STOP_TIMEOUT_MAX, SWAP_MAX_MB
+from caddisfly.model.config import SWAP_MAX_MB
 from caddisfly.model.duration import Duration
+from caddisfly.model.program import STOP_SIGNALS, STOP_TIMEOUT_MAX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

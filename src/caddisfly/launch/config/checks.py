@@ -15,8 +15,8 @@ from caddisfly.launch.config.node import Node
 from caddisfly.launch.config.processes import Groups
 from caddisfly.launch.config.section import Section
 from caddisfly.launch.config.units import Bare, kind
-from caddisfly.model.config import STOP_SIGNALS
 from caddisfly.model.duration import Duration
+from caddisfly.model.program import STOP_SIGNALS
 
 TYPES = ("http", "tcp")
 SECOND, MINUTE, INTERVAL_MIN = (Duration.of_seconds(seconds) for seconds in (1, 60, 2))
