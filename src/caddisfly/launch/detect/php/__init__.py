@@ -1,0 +1,1 @@
+"""PHP apps: Laravel, and everything else that Apache serves."""

@@ -1,0 +1,1 @@
+"""Ruby apps: gems and the version they want, Rails, and everything on Rack."""
