@@ -12,9 +12,8 @@ from caddisfly.cli.target import AsJson
 
 if TYPE_CHECKING:
     from caddisfly.launch.detect import Detection
-    from caddisfly.launch.detect.findings import Candidate
 
-Directory = Annotated[Path, typer.Argument(metavar="[DIR]", help="The folder with the source.")]
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The folder with the source.")]
 Framework = Annotated[str, typer.Option("--framework", help="Take this framework instead of what is found.")]
 
 
@@ -51,20 +50,12 @@ def _verdict(found: Detection) -> None:
     if found.tied:
         names = ", ".join(one.framework.title for one in found.tied)
         show.note(f"As much speaks for {names}: take one with --framework {found.tied[0].framework.name}")
-    for one in (one for one in found.others if one not in found.tied and _worth_saying(one, found)):
+    for one in (one for one in found.others if one not in found.tied and not one.framework.bare):
         show.note(f"Also possible: {one.framework.title} ({one.reasons})")
     for text in recipe.review:
         show.note(f"Look at this before the first deploy: {text}")
     for text in recipe.notes:
         show.note(f"Note: {text}")
-
-
-def _worth_saying(other: Candidate, found: Detection) -> bool:
-    """Not the bare language of what was found."""
-    from caddisfly.launch.detect.findings import ENTRY
-
-    known = {one.text for one in found.chosen.evidence}
-    return any(one.points >= ENTRY and one.text not in known for one in other.evidence)
 
 
 def _settings(found: Detection) -> None:

@@ -16,7 +16,7 @@ def kinds(one: Detection) -> set[str]:
 def test_l1_fastapi_with_pip(tmp_path: Path) -> None:
     one = found(tmp_path, projects.FASTAPI)
     assert one.chosen.framework.name == "fastapi"
-    assert one.chosen.reasons == "found fastapi in requirements.txt, requirements.txt, main.py that imports fastapi"
+    assert one.chosen.reasons == "found fastapi in requirements.txt, main.py that imports fastapi"
     assert one.recipe.settings.port == 8000
     assert one.recipe.start[:2] == ("fastapi", "run")
     assert "RUN pip install -r requirements.txt" in dockerfile(one)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,8 +85,13 @@ def _check(root: Path, change: Change) -> None:
 
 def _write(target: Path, change: Change) -> None:
     """Whole or not at all: a reader never sees half of a file."""
-    draft = target.with_name(f".{target.name}.caddis")
-    draft.write_bytes(change.after.encode(errors="surrogateescape"))
     mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
-    os.chmod(draft, mode | 0o111 if change.executable else mode)
-    os.replace(draft, target)
+    handle, draft = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with open(handle, "wb") as file:
+            file.write(change.after.encode(errors="surrogateescape"))
+            os.fchmod(file.fileno(), mode | 0o111 if change.executable else mode)
+        os.replace(draft, target)
+    except OSError:
+        Path(draft).unlink(missing_ok=True)
+        raise

@@ -23,6 +23,8 @@ from caddisfly.launch.detect.versions import Interpreters
 from caddisfly.model.errors import FailedPrecondition, InvalidArgument
 
 _SHOWN = 6
+_OF_OUR_IMAGE = (("statics",), ("processes",), ("build", "args"), ("console_command",), ("kill_signal",))
+"""What only holds in an image that we have written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ def nothing(folder: Folder) -> FailedPrecondition:
 def _beside(folder: Folder, recipe: Recipe, local: Interpreters) -> Recipe:
     """A framework's settings with the project's own Dockerfile. Paths in the image are the Dockerfile's matter."""
     mine = dockerfile.FRAMEWORK.cook(folder, local)
-    settings = recipe.settings.without(("statics",), ("processes",), ("build", "args"), ("console_command",))
+    settings = recipe.settings.without(*_OF_OUR_IMAGE)
     kept = [one for one in mine.settings.defaults if one.path[0] in ("build", "mounts")]
     port = dockerfile.exposed(folder)
     if port and settings.port is not None:
@@ -146,6 +148,8 @@ def _beside(folder: Folder, recipe: Recipe, local: Interpreters) -> Recipe:
     note = f"{dockerfile.name(folder)} is used as it is; name a --framework to see a new one as a diff"
     release = settings.get("deploy", "release_command")
     notes = [note]
+    if not port and settings.port is not None:
+        notes.append(f"the app must listen on 0.0.0.0:{settings.port}; say EXPOSE in it if it is another port")
     if release:
         notes.append(f"`{release}` runs before each deploy, in your image: it must find what it needs there")
     return replace(
@@ -153,7 +157,7 @@ def _beside(folder: Folder, recipe: Recipe, local: Interpreters) -> Recipe:
         version=recipe.version,
         runtime=recipe.runtime,
         settings=settings.plus(*kept),
-        notes=(*mine.notes, *notes),
+        notes=tuple(notes),
     )
 
 

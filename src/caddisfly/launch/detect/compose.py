@@ -83,7 +83,7 @@ def read(folder: Folder) -> Stack | None:
     """None when there is no Compose file with services."""
     file = folder.first(*NAMES)
     services = table(folder.yaml(file), "services") if file else {}
-    parts = [_part(str(name), body) for name, body in services.items() if isinstance(body, dict)]
+    parts = [_part(_scalar(name), body) for name, body in services.items() if isinstance(body, dict)]
     if not parts:
         return None
     apps = sorted((one for one in parts if one.built and one.context == "."), key=_rank)
@@ -130,9 +130,10 @@ def ports(part: Part) -> int:
     """The port inside of the container that it publishes first; 0 when it publishes none."""
     published, exposed = part.body.get("ports"), part.body.get("expose")
     for entry in [*(published if isinstance(published, list) else []), *(exposed if isinstance(exposed, list) else [])]:
-        target = entry.get("target") if isinstance(entry, dict) else str(entry).partition("/")[0].rpartition(":")[2]
-        if str(target).isdecimal() and 0 < int(str(target)) < 65536:
-            return int(str(target))
+        said = entry.get("target") if isinstance(entry, dict) else entry
+        target = _scalar(said).partition("/")[0].rpartition(":")[2]
+        if re.fullmatch(r"[0-9]{1,5}", target) and 0 < int(target) < 65536:
+            return int(target)
     return 0
 
 
@@ -163,8 +164,8 @@ def _part(name: str, body: dict[str, Any]) -> Part:
     build = body.get("build")
     context = build if isinstance(build, str) else table(build).get("context", ".") if build else ""
     dockerfile = table(build).get("dockerfile", "") if isinstance(build, dict) else ""
-    clean = re.sub(r"^\./", "", str(context)).rstrip("/")
-    return Part(name, str(body.get("image") or ""), clean or ("." if build else ""), str(dockerfile or ""), body)
+    clean = re.sub(r"^\./", "", _scalar(context)).rstrip("/")
+    return Part(name, _scalar(body.get("image")), clean or ("." if build else ""), _scalar(dockerfile), body)
 
 
 def _rank(part: Part) -> tuple[bool, bool, str]:
@@ -173,22 +174,25 @@ def _rank(part: Part) -> tuple[bool, bool, str]:
 
 
 def _command(command: object) -> str:
-    return shlex.join(map(str, command)) if isinstance(command, list) else as_command(str(command))
+    return shlex.join(map(_scalar, command)) if isinstance(command, list) else as_command(_scalar(command))
 
 
 def _pairs(environment: object) -> dict[str, str | None]:
     """A table, or a list of `NAME=value`."""
     if isinstance(environment, dict):
-        return {str(name): None if value is None else _scalar(value) for name, value in environment.items()}
+        return {_scalar(name): None if value is None else _scalar(value) for name, value in environment.items()}
     found: dict[str, str | None] = {}
     for entry in environment if isinstance(environment, list) else []:
-        name, equals, value = str(entry).partition("=")
+        name, equals, value = _scalar(entry).partition("=")
         found[name] = value if equals else None
     return found
 
 
 def _scalar(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """As the file has it. What is no single value is empty: a few lines of aliases can stand for gigabytes of text."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, str | int | float) else ""
 
 
 def _environment(part: Part, stack: Stack) -> Iterator[Default]:
@@ -205,9 +209,9 @@ def _volumes(part: Part, stack: Stack) -> Iterator[Default]:
     volumes = part.body.get("volumes")
     for entry in volumes if isinstance(volumes, list) else []:
         if isinstance(entry, dict):
-            source, target = str(entry.get("source") or ""), str(entry.get("target") or "")
+            source, target = _scalar(entry.get("source")), _scalar(entry.get("target"))
         else:
-            source, _, target = str(entry).partition(":")
+            source, _, target = _scalar(entry).partition(":")
         if re.fullmatch(r"[A-Za-z0-9][\w-]*", source) and target.startswith("/"):
             name = re.sub(r"[^a-z0-9_]", "_", source.lower())
             yield mount(name, target.partition(":")[0], f"volume {source} of {part.name} in {stack.file}")

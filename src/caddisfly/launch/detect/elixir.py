@@ -187,4 +187,4 @@ def _cook_elixir(folder: Folder, local: Interpreters) -> Recipe:
 
 
 PHOENIX = Framework("phoenix", "Phoenix", _look_phoenix, _cook_phoenix, rich=True)
-ELIXIR = Framework("elixir", "Elixir", _look_elixir, _cook_elixir)
+ELIXIR = Framework("elixir", "Elixir", _look_elixir, _cook_elixir, bare=True)

@@ -60,13 +60,17 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Framework:
-    """`rich`: its settings are worth having even if the project brings a Dockerfile of its own."""
+    """`rich`: its settings are worth having even if the project brings a Dockerfile of its own.
+
+    `bare`: a language and no framework, which goes without saying beside a framework.
+    """
 
     name: str
     title: str
     look: Callable[[Folder], tuple[Evidence, ...]]
     cook: Callable[[Folder, Interpreters], Recipe]
     rich: bool = False
+    bare: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,9 @@ class Candidate:
     @property
     def reasons(self) -> str:
         """`found manage.py, django in requirements.txt`."""
-        return "found " + ", ".join(one.text for one in self.evidence)
+        texts = [one.text for one in self.evidence]
+        said = [text for text in texts if not any(other.endswith(f" in {text}") for other in texts)]
+        return "found " + ", ".join(said)
 
 
 def evidence(*seen: tuple[object, str, int]) -> tuple[Evidence, ...]:

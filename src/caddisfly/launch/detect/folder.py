@@ -21,8 +21,8 @@ import yaml
 
 from caddisfly.model.errors import InvalidArgument
 
-MOST_BYTES = 4 << 20
-"""Of one file. Lock files of large projects have 2 MiB."""
+MOST_BYTES = 1 << 20
+"""Of one file. What can be larger, the lock files of JavaScript, is only asked for and not read."""
 MOST_SOURCES = 400
 """Files that a search for sources looks at: enough to find an entry, and bounded in a folder of a million files."""
 _DEPTH = 3
@@ -39,6 +39,7 @@ class Folder:
         self.doubts: list[str] = []
         self._read: dict[str, str | None] = {}
         self._listed: dict[str, frozenset[str]] = {}
+        self._tables: dict[str, dict[str, Any]] = {}
 
     def names(self, directory: str = "") -> frozenset[str]:
         if directory not in self._listed:
@@ -145,15 +146,15 @@ class Folder:
         return content.removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape")
 
     def _parsed(self, path: str, parse: Callable[[str], Any], kind: str) -> dict[str, Any]:
-        text = self.content(path)
-        if not text:
-            return {}
-        try:
-            found = parse(text)
-        except (ValueError, yaml.YAMLError, RecursionError) as error:
-            self._doubt(f"{path} is not {kind}: {' '.join(str(error).split())}")
-            return {}
-        return found if isinstance(found, dict) else {}
+        if path not in self._tables:
+            self._tables[path] = {}
+            try:
+                found = parse(text) if (text := self.text(path)) else {}
+            except (ValueError, yaml.YAMLError, RecursionError) as error:
+                self._doubt(f"{path} is not {kind}: {' '.join(str(error).split())}")
+            else:
+                self._tables[path] = found if isinstance(found, dict) else {}
+        return self._tables[path]
 
     def _doubt(self, text: str) -> None:
         if text not in self.doubts:
@@ -162,21 +163,21 @@ class Folder:
 
 def opened(path: Path) -> Folder:
     """Raises `InvalidArgument` when it is no folder that can be read."""
-    if not path.exists():
+    try:
+        root = path.resolve(strict=True)
+        os.listdir(root)
+    except FileNotFoundError as error:
         raise InvalidArgument(
             f"directory '{path}' not found", next="name the folder with your source: caddis detect DIR"
-        )
-    if not path.is_dir():
+        ) from error
+    except NotADirectoryError as error:
         raise InvalidArgument(
             f"'{path}' is not a directory", why="detection looks at a folder", next=f"caddis detect {path.parent}"
-        )
-    root = path.resolve()
-    try:
-        os.listdir(root)
-    except OSError as error:
+        ) from error
+    except (OSError, RuntimeError) as error:
         raise InvalidArgument(
             f"directory '{path}' cannot be read",
-            why=error.strerror or str(error),
+            why=getattr(error, "strerror", None) or str(error),
             next="give yourself the right to read it",
         ) from error
     return Folder(root)

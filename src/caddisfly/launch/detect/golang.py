@@ -67,7 +67,7 @@ def _cook(folder: Folder, local: Interpreters) -> Recipe:
     review = [] if main else ["no `package main` was found: name the program in the Dockerfile's go build"]
     if others:
         review.append(f"there are several programs; {main} is built, and not {', '.join(others)}")
-    if not folder.has("go.sum") and folder.says("go.mod", r"^\s*require\b"):
+    if not folder.has("go.sum") and folder.says("go.mod", r"^[ \t]*require\b"):
         review.append("there is no go.sum: run `go mod tidy`, or the build cannot verify what it downloads")
     native = folder.says("go.mod", r"mattn/go-sqlite3|confluentinc/confluent-kafka-go")
     embedded = folder.source_saying(r"^//go:embed", ".go")

@@ -58,7 +58,7 @@ def _version(folder: Folder) -> Version:
         *(in_file(folder, name, r"jvmToolchain\(\s*(\d+)") for name in _GRADLE),
         *(in_file(folder, name, r"(?:source|target)Compatibility\s*=\s*\D*(?:1[._])?(\d+)") for name in _GRADLE),
         in_file(folder, "system.properties", r"^java\.runtime\.version\s*=\s*(\d+)"),
-        in_file(folder, ".java-version", r"^\s*(?:\w+-)?(\d+)"),
+        in_file(folder, ".java-version", r"^[ \t]*(?:\w+-)?(\d+)"),
         in_file(folder, ".sdkmanrc", r"^java\s*=\s*(\d+)"),
         of_tools(folder, "java"),
         default=_DEFAULT,

@@ -8,7 +8,7 @@ from caddisfly.launch.detect.folder import Folder
 from caddisfly.launch.detect.settings import Default, Settings, as_command, env, process, release
 
 NAME = "Procfile"
-_LINE = re.compile(r"^\s*([A-Za-z0-9_-]+)\s*:\s*(.+?)\s*$")
+_LINE = re.compile(r"^[ \t]*([A-Za-z0-9_-]+)\s*:\s*(.+?)\s*$")
 
 
 def lines(folder: Folder) -> dict[str, str]:

@@ -37,7 +37,7 @@ def _version(folder: Folder) -> Version:
     exact = re.fullmatch(r"\d+\.\d+(\.\d+)?", str(channel))
     return chosen(
         Version(str(channel), "rust-toolchain.toml") if exact else None,
-        in_file(folder, "rust-toolchain", r"^\s*(\d+\.\d+(?:\.\d+)?)\s*$"),
+        in_file(folder, "rust-toolchain", r"^[ \t]*(\d+\.\d+(?:\.\d+)?)\s*$"),
         default="1",
     )
 

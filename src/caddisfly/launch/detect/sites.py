@@ -66,7 +66,7 @@ def _cook_static(folder: Folder, local: Interpreters) -> Recipe:
 def _look_hugo(folder: Folder) -> tuple[Evidence, ...]:
     config = folder.first(*_HUGO_FILES)
     old = folder.first("config.toml", "config.yaml", "config.yml")
-    hugo = old and folder.has_directory("content") and folder.says(old, r"(?i)^\s*baseurl\s*[=:]")
+    hugo = old and folder.has_directory("content") and folder.says(old, r"(?i)^[ \t]*baseurl\s*[=:]")
     content = folder.has_directory("content")
     if not (config or hugo):
         return ()

@@ -82,7 +82,7 @@ def chosen(*found: Version | Callable[[], Version | None] | None, default: str) 
     return Version(default, "the default")
 
 
-def in_file(folder: Folder, path: str, expression: str = r"^\s*v?(\d+(?:\.\d+)*)\s*$") -> Version | None:
+def in_file(folder: Folder, path: str, expression: str = r"^[ \t]*v?(\d+(?:\.\d+)*)\s*$") -> Version | None:
     """What the expression's first group takes from a file such as `.python-version`."""
     match = re.search(expression, folder.text(path), re.MULTILINE)
     return Version(match[1], path) if match else None

@@ -232,6 +232,6 @@ def _families() -> tuple[Framework, ...]:
 
 FRAMEWORKS = (
     *_families(),
-    Framework("bun", "Bun", _bun, _cook_plain, rich=True),
-    Framework("node", "Node.js", _node, _cook_plain, rich=True),
+    Framework("bun", "Bun", _bun, _cook_plain, rich=True, bare=True),
+    Framework("node", "Node.js", _node, _cook_plain, rich=True, bare=True),
 )

@@ -15,6 +15,7 @@ from caddisfly.launch.detect.folder import Folder
 from caddisfly.launch.detect.javascript.package import PNPM, Package
 from caddisfly.launch.detect.versions import Version
 
+_BEFORE_SOURCE = "# What it needs, before the source: a changed line installs nothing."
 IGNORED = ("**/node_modules", "**/npm-debug.log*", "**/.next", "**/.nuxt", "**/.output", "**/.turbo", "**/coverage")
 
 
@@ -85,13 +86,13 @@ def building(
         script.apt(*tools, *(["ca-certificates", "openssl"] if prisma else [])),
         _tool(package, folder),
         "",
-        "# What it needs, before the source: a changed line installs nothing.",
-        script.copy(package.manifests(folder)),
+        "# An installation needs the source here." if package.whole else _BEFORE_SOURCE,
+        "COPY . ." if package.whole else script.copy(package.manifests(folder)),
         *(["COPY .yarn ./.yarn"] if package.packager == "berry" and folder.has_directory(".yarn/releases") else []),
         *(script.copy([path], f"./{path}") for path in early),
         f"RUN {_install(package)}",
         "",
-        "COPY . .",
+        None if package.whole else "COPY . .",
         f"RUN {_npx(package)} prisma generate" if prisma else None,
         f"RUN NODE_ENV=production {command}" if command else None,
     ]

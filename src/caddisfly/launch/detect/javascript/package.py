@@ -41,8 +41,9 @@ class Package:
     engine: str
     manager: str
     """`packageManager`, such as `pnpm@9.12.0`."""
-    module: bool
     main: str
+    whole: bool
+    """Whether an installation needs the source: for packages inside of it, or for a script that runs then."""
 
     def has(self, *names: str) -> bool:
         return any(name in self.production or name in self.development for name in names)
@@ -108,8 +109,19 @@ def read(folder: Folder) -> Package | None:
         lock,
         str(table(found, "engines").get("bun" if packager == "bun" else "node") or ""),
         manager,
-        found.get("type") == "module",
         str(found.get("main") or ""),
+        bool(found.get("workspaces"))
+        or folder.says("pnpm-workspace.yaml", r"^packages:")
+        or _runs_source(scripts, found),
+    )
+
+
+def _runs_source(scripts: Mapping[str, str], found: Mapping[str, object]) -> bool:
+    steps = [scripts.get(name, "") for name in ("preinstall", "install", "postinstall", "prepare")]
+    runs = any(re.search(r"\.[cm]?[jt]s\b|\.sh\b|patch-package|(^|\s)\./", step) for step in steps)
+    versions = [*table(found, "dependencies").values(), *table(found, "devDependencies").values()]
+    return runs or any(
+        str(one).startswith(("file:", "link:", "workspace:")) for one in versions if isinstance(one, str)
     )
 
 

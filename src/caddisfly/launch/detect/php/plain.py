@@ -40,4 +40,4 @@ def _cook(folder: Folder, local: Interpreters) -> Recipe:
     )
 
 
-FRAMEWORK = Framework("php", "PHP", _look, _cook)
+FRAMEWORK = Framework("php", "PHP", _look, _cook, bare=True)

@@ -22,7 +22,7 @@ def _looking(package: str) -> Callable[[Folder], tuple[Evidence, ...]]:
         packages = python.read(folder)
         if not packages.has(package):
             return ()
-        source = folder.source_saying(rf"^\s*(import|from)\s+{package}\b", ".py")
+        source = folder.source_saying(rf"^[ \t]*(import|from)\s+{package}\b", ".py")
         return evidence(
             (True, packages.where(package), NAMED),
             (True, packages.manifest or packages.found[package][0], MANIFEST),
@@ -83,7 +83,7 @@ def _flask(folder: Folder, local: Interpreters) -> Recipe:
 
 
 def _streamlit(folder: Folder, local: Interpreters) -> Recipe:
-    found = [path for path in folder.sources(".py") if folder.says(path, r"^\s*(import|from)\s+streamlit\b")]
+    found = [path for path in folder.sources(".py") if folder.says(path, r"^[ \t]*(import|from)\s+streamlit\b")]
     known = next((path for path in ("streamlit_app.py", "app.py", "main.py") if path in found), "")
     top = [path for path in found if "/" not in path]
     path = known or (top or found or ["app.py"])[-1]
@@ -115,7 +115,7 @@ def _recipe(
         start=start,
         port=wanted.port or 8080,
         extra=extra,
-        environment=() if packages.installable else import_path(entry),
+        environment=() if packages.installed else import_path(entry),
     )
     return Recipe(
         runtime="Python",

@@ -29,6 +29,7 @@ from caddisfly.launch.detect.versions import Interpreters
 
 PORT = 8000
 _MIGRATE = "python manage.py migrate --noinput"
+_READS_KEY = r"^SECRET_KEY\s*=\s*(?:os\.environ(?:\.get)?|os\.getenv|env(?:\.str)?|config)[\[(]\s*['\"](\w+)['\"]"
 _SQLITE = "sqlite:////data/db.sqlite3"
 
 
@@ -92,10 +93,11 @@ def _cook(folder: Folder, local: Interpreters) -> Recipe:
     if "gunicorn" in start:
         defaults.append(GUNICORN_STOP)
     prepare: list[str] = []
-    if project.says(r"^\s*STATIC_ROOT\s*="):
-        prepare.append("SECRET_KEY=only-for-the-build DATABASE_URL=sqlite:// python manage.py collectstatic --noinput")
-        root = project.value(r"^\s*STATIC_ROOT\s*=.*?['\"]/?([\w./-]+?)/?['\"]") or "static"
-        url = "/" + project.value(r"^\s*STATIC_URL\s*=\s*['\"]/?([\w/-]*?)/?['\"]").strip("/")
+    key = project.value(_READS_KEY) or "SECRET_KEY"
+    if project.says(r"^[ \t]*STATIC_ROOT\s*="):
+        prepare.append(f"{key}=only-for-the-build DATABASE_URL=sqlite:// python manage.py collectstatic --noinput")
+        root = project.value(r"^[ \t]*STATIC_ROOT\s*=.*?['\"]/?([\w./-]+?)/?['\"]") or "static"
+        url = "/" + project.value(r"^[ \t]*STATIC_URL\s*=\s*['\"]/?([\w/-]*?)/?['\"]").strip("/")
         path = "/" + "static/" if url == "/" else f"{url}/"
         defaults.append(
             static(f"/code/{root.split('/')[-1]}", path, "collected at build; the proxy serves them itself")
@@ -116,6 +118,8 @@ def _cook(folder: Folder, local: Interpreters) -> Recipe:
         defaults.append(process("celery", f"celery -A {app} worker -l info", packages.where("celery")))
     review += _ambiguous(project)
     notes = [doubt] if doubt else []
+    if project.says(r"^SECRET_KEY\s*=\s*['\"]"):
+        notes.append("SECRET_KEY stands in the settings: read it from the environment, where it is a secret")
     if project.says(r"^ALLOWED_HOSTS\s*=\s*\[\s*\]"):
         notes.append("ALLOWED_HOSTS is empty: Django answers 400 until the name of the app is in it")
     image = Image(
@@ -132,9 +136,7 @@ def _cook(folder: Folder, local: Interpreters) -> Recipe:
         runtime="Python",
         version=version,
         start=start,
-        settings=settings(
-            defaults, Secret("SECRET_KEY", "Django signs sessions with it; the settings must read it"), needs
-        ),
+        settings=settings(defaults, Secret(key, "Django signs sessions with it; the settings must read it"), needs),
         files=(File("Dockerfile", image.dockerfile(folder)),),
         ignored=(*IGNORED, "**/*.sqlite3", "**/*.sqlite3-journal"),
         review=tuple(review),

@@ -66,4 +66,4 @@ def _cook(folder: Folder, local: Interpreters) -> Recipe:
     )
 
 
-FRAMEWORK = Framework("python", "Python", _look, _cook)
+FRAMEWORK = Framework("python", "Python", _look, _cook, bare=True)

@@ -115,9 +115,10 @@ class Image:
         if packages.tool == "pyproject":
             return self._by_pyproject(more)
         if packages.tool == "pip":
+            files = (packages.manifest, *packages.included)
             return [
                 "RUN python -m venv /venv",
-                *(script.copy([path], f"./{path}") for path in (packages.manifest, *packages.included)),
+                *(["COPY . ."] if packages.local else (script.copy([path], f"./{path}") for path in files)),
                 f"RUN pip install -r {packages.manifest}",
                 f"RUN {more}" if more else None,
             ]

@@ -19,6 +19,7 @@ DEFAULT = "3.12"
 _OLDEST = (3, 9)
 _NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(\[[^\]]*\])?")
 _INCLUDE = re.compile(r"(?:-r|--requirement|-c|--constraint)[\s=]+(\S+)")
+_LOCAL = re.compile(r"(?:(?:-e|--editable)[\s=]+)?\.{1,2}(?:/|\[|\s|$)|(?:-e|--editable)[\s=]+file:|file:")
 _REQUIREMENTS = ("requirements.txt", "requirements.in", "requirements/production.txt", "requirements/prod.txt")
 _MOST_INCLUDED = 20
 
@@ -35,6 +36,13 @@ class Packages:
     """Whether the project is itself a package that must be installed to be imported."""
     included: tuple[str, ...] = ()
     """Requirements files that `manifest` refers to."""
+    local: bool = False
+    """Whether requirements name packages of the folder itself, which must be there to be installed."""
+
+    @property
+    def installed(self) -> bool:
+        """Whether the image has the project among its packages."""
+        return self.installable and self.tool in ("uv", "pyproject")
 
     def has(self, *names: str) -> bool:
         return any(name in self.found for name in names)
@@ -55,7 +63,7 @@ def read(folder: Folder) -> Packages:
     pipfile = folder.toml("Pipfile")
     locked = table(folder.json("Pipfile.lock"), "default")
     requirements = folder.first(*_REQUIREMENTS)
-    texts, included = _requirements(folder, requirements)
+    texts, included, local = _requirements(folder, requirements)
     found: dict[str, tuple[str, str]] = {}
     for file, names in (
         ("pyproject.toml", project),
@@ -73,7 +81,7 @@ def read(folder: Folder) -> Packages:
             found[normal(name)] = ("pyproject.toml", _extras(value))
     tool, manifest, lock = _tool(folder, bool(project), bool(poetry), requirements)
     installable = "build-system" in pyproject and "project" in pyproject
-    return Packages(tool, manifest, lock, found, installable, included)
+    return Packages(tool, manifest, lock, found, installable, included, local)
 
 
 def normal(name: str) -> str:
@@ -86,7 +94,7 @@ def version(folder: Folder, local: Interpreters) -> tuple[Version, str]:
         _of(folder.json("Pipfile.lock").get("_meta"), "python_version", "Pipfile.lock"),
         _of({"requires": folder.toml("Pipfile").get("requires")}, "python_version", "Pipfile"),
         in_file(folder, ".python-version"),
-        in_file(folder, "runtime.txt", r"^\s*python-(\d+(?:\.\d+)*)"),
+        in_file(folder, "runtime.txt", r"^[ \t]*python-(\d+(?:\.\d+)*)"),
         of_tools(folder, "python"),
         _required(folder),
         lambda: _of_this_computer(local),
@@ -142,23 +150,25 @@ def _tool(folder: Folder, project: bool, poetry: bool, requirements: str) -> tup
     return "none", "", ""
 
 
-def _requirements(folder: Folder, first: str) -> tuple[list[str], tuple[str, ...]]:
-    """The lines that name packages, and the files that they come from beside the first."""
+def _requirements(folder: Folder, first: str) -> tuple[list[str], tuple[str, ...], bool]:
+    """The lines that name packages, the files they come from beside the first, and whether some are of the folder."""
     lines: list[str] = []
+    local = False
     waiting, seen = [first] if first else [], [first]
     while waiting and len(seen) <= _MOST_INCLUDED:
         file = waiting.pop()
         for line in _lines(folder, file):
             include = _INCLUDE.match(line)
             if include is None:
-                if not line.startswith("-"):
+                local = local or _LOCAL.match(line) is not None
+                if not line.startswith(("-", ".")):
                     lines.append(line)
                 continue
             path = "/".join([*file.split("/")[:-1], include[1]])
             if folder.has(path) and path not in seen:
                 seen.append(path)
                 waiting.append(path)
-    return lines, tuple(seen[1:])
+    return lines, tuple(seen[1:]), local
 
 
 def _lines(folder: Folder, file: str) -> Iterator[str]:

@@ -26,7 +26,7 @@ def has(folder: Folder, *names: str) -> str:
     for name in names:
         if folder.says("Gemfile.lock", rf"^    {re.escape(name)} \("):
             return f"{name} in Gemfile.lock"
-        if folder.says("Gemfile", rf"^\s*gem\s*\(?\s*['\"]{re.escape(name)}['\"]"):
+        if folder.says("Gemfile", rf"^[ \t]*gem\s*\(?\s*['\"]{re.escape(name)}['\"]"):
             return f"{name} in Gemfile"
     return ""
 
@@ -35,8 +35,8 @@ def version(folder: Folder, local: Interpreters) -> Version:
     """Of Ruby itself."""
     return chosen(
         in_file(folder, "Gemfile.lock", r"^RUBY VERSION\n\s+ruby (\d+\.\d+\.\d+)"),
-        in_file(folder, "Gemfile", r"^\s*ruby\s*\(?\s*['\"]\D*(\d+\.\d+(?:\.\d+)?)"),
-        in_file(folder, ".ruby-version", r"^\s*(?:ruby-)?(\d+\.\d+(?:\.\d+)?)"),
+        in_file(folder, "Gemfile", r"^[ \t]*ruby\s*\(?\s*['\"]\D*(\d+\.\d+(?:\.\d+)?)"),
+        in_file(folder, ".ruby-version", r"^[ \t]*(?:ruby-)?(\d+\.\d+(?:\.\d+)?)"),
         of_tools(folder, "ruby"),
         lambda: _local(local),
         default=DEFAULT,

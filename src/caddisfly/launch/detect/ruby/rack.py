@@ -128,5 +128,5 @@ def _gems(folder: Folder, version: str, building: list[str], directory: str, **e
     ]
 
 
-RUBY = Framework("ruby", "Ruby", _look_ruby, _cook_ruby)
+RUBY = Framework("ruby", "Ruby", _look_ruby, _cook_ruby, bare=True)
 BRIDGETOWN = Framework("bridgetown", "Bridgetown", _look_bridgetown, _cook_bridgetown)

@@ -162,7 +162,7 @@ def _adapter(folder: Folder) -> str:
     text = folder.text("config/database.yml")
     part = re.search(r"^production:.*?(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
     for place in (part[0] if part else "", text):
-        if found := re.search(r"^\s*adapter:\s*['\"]?(\w+)", place, re.MULTILINE):
+        if found := re.search(r"^[ \t]*adapter:\s*['\"]?(\w+)", place, re.MULTILINE):
             return found[1]
     for gem, adapter in (("pg", "postgresql"), ("mysql2", "mysql2"), ("trilogy", "trilogy"), ("sqlite3", "sqlite3")):
         if gems.has(folder, gem):
@@ -177,8 +177,8 @@ def _needs(folder: Folder, adapter: str) -> list[Service]:
         found.append(postgres(why))
     elif adapter in ("mysql2", "trilogy"):
         found.append(mysql(why))
-    cable = folder.says("config/cable.yml", r"^production:(?:\n[ \t]+.*)*?\n[ \t]+adapter:\s*redis")
-    cache = folder.says("config/environments/production.rb", r"^\s*config\.cache_store\s*=\s*:redis_cache_store")
+    cable = folder.says("config/cable.yml", r"^production:(?:\n[ \t].*)*?\n[ \t]+adapter:[ \t]*redis")
+    cache = folder.says("config/environments/production.rb", r"^[ \t]*config\.cache_store\s*=\s*:redis_cache_store")
     if cable or cache:
         found.append(redis("config/cable.yml" if cable else "the cache in config/environments/production.rb"))
     elif gem := gems.has(folder, "sidekiq", "resque"):
