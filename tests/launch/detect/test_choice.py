@@ -255,3 +255,169 @@ def test_an_interpreter_inside_the_folder_is_not_run(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     assert Interpreters(outside=tmp_path.resolve()).version("python3") == ""
     assert Interpreters(outside=(tmp_path / "elsewhere")).version("python3") == "3.13.1"
+
+
+def test_an_app_of_one_file_named_otherwise_is_found(tmp_path: Path) -> None:
+    files = {"requirements.txt": "flask\n", "src/shop/web.py": "import flask\n\nsite = flask.Flask(__name__)\n"}
+    one = found(tmp_path, files)
+    assert one.recipe.start[-1] == "shop.web:site"
+    assert "PYTHONPATH=/app/src" in dockerfile(one)
+
+
+def test_an_application_factory_is_called(tmp_path: Path) -> None:
+    files = {"requirements.txt": "flask\n", "shop/__init__.py": "def create_app():\n    return None\n"}
+    assert found(tmp_path, files).recipe.start[-1] == "shop:create_app()"
+
+
+def test_uvicorn_serves_a_fastapi_without_its_command(tmp_path: Path) -> None:
+    files = {"requirements.txt": "fastapi\nuvicorn\n", "shop/main.py": "from fastapi import FastAPI\napi = FastAPI()\n"}
+    one = found(tmp_path, files)
+    assert one.recipe.start == ("uvicorn", "shop.main:api", "--host", "0.0.0.0", "--port", "8000")
+    assert "fastapi-cli" not in dockerfile(one)
+
+
+def test_requirements_of_the_folder_itself_are_copied_first(tmp_path: Path) -> None:
+    one = found(tmp_path, {"requirements.txt": "-e .\nflask\n", "setup.py": "", "app.py": "app = Flask(__name__)\n"})
+    text = dockerfile(one)
+    assert text.index("COPY . .") < text.index("pip install -r requirements.txt")
+
+
+def test_requirements_that_include_others_bring_them(tmp_path: Path) -> None:
+    files = {
+        "requirements.txt": "-r requirements/base.txt\n-c limits.txt\n",
+        "requirements/base.txt": "-r ../requirements.txt\nDjango[argon2]==5.1 ; python_version > '3'\n",
+        "limits.txt": "asgiref<4\n",
+    }
+    one = found(tmp_path, files)
+    assert one.chosen.framework.name == "django"
+    assert "COPY requirements/base.txt ./requirements/base.txt" in dockerfile(one)
+    assert "COPY limits.txt ./limits.txt" in dockerfile(one)
+
+
+def test_psycopg_brings_its_library_unless_it_has_it(tmp_path: Path) -> None:
+    flask = {"app.py": "app = Flask(__name__)\n"}
+    assert "libpq5" in dockerfile(found(tmp_path / "a", {**flask, "requirements.txt": "flask\npsycopg\n"}))
+    assert "libpq5" not in dockerfile(found(tmp_path / "b", {**flask, "requirements.txt": "flask\npsycopg[binary]\n"}))
+
+
+def test_the_secret_of_django_has_the_name_that_its_settings_read(tmp_path: Path) -> None:
+    files = {**projects.DJANGO, "proj/settings.py": "SECRET_KEY = os.environ['DJANGO_KEY']\nSTATIC_ROOT = 'out'\n"}
+    one = found(tmp_path, files)
+    assert [secret.name for secret in one.recipe.settings.secrets] == ["DJANGO_KEY"]
+    assert "RUN DJANGO_KEY=only-for-the-build" in dockerfile(one)
+
+
+def test_workspaces_are_there_before_they_are_installed(tmp_path: Path) -> None:
+    files = {**projects.NODE, "package.json": package(scripts={"start": "node server.js"}, workspaces=["packages/*"])}
+    text = dockerfile(found(tmp_path, files))
+    assert text.index("COPY . .") < text.index("RUN npm ci")
+
+
+@pytest.mark.parametrize(
+    ("scripts", "start"),
+    [
+        ({"start": "node --max-old-space-size=900 server.js"}, ("node", "--max-old-space-size=900", "server.js")),
+        ({"start": "NODE_ENV=production node server.js"}, ("npm", "run", "start")),
+        ({"start": "node server.js", "prestart": "node migrate.js"}, ("npm", "run", "start")),
+        ({"start": "node a.js & node b.js"}, ("npm", "run", "start")),
+        ({"start": "nodemon server.js"}, ("node", "server.js")),
+        ({"start": 'node "unfinished'}, ("npm", "run", "start")),
+    ],
+)
+def test_a_start_script_is_started_itself_when_it_can_be(
+    tmp_path: Path, scripts: dict[str, str], start: tuple[str, ...]
+) -> None:
+    one = found(tmp_path, {"package.json": package(scripts=scripts), "server.js": ""})
+    assert one.recipe.start == start
+
+
+def test_next_standalone_keeps_its_result_only(tmp_path: Path) -> None:
+    one = found(tmp_path, {**projects.NEXT, "next.config.mjs": "export default { output: 'standalone' }\n"})
+    assert one.recipe.start == ("node", "server.js")
+    assert "COPY --from=build /app/.next/standalone /app" in dockerfile(one)
+    assert "HOSTNAME=0.0.0.0" in dockerfile(one)
+
+
+@pytest.mark.parametrize(
+    ("lock", "install"),
+    [
+        ("bun.lockb", "bun install --frozen-lockfile"),
+        ("pnpm-lock.yaml", "pnpm install --frozen-lockfile"),
+        ("yarn.lock", "yarn install --frozen-lockfile"),
+        ("package-lock.json", "npm ci"),
+        ("", "npm install"),
+    ],
+)
+def test_the_lock_file_says_the_packager(tmp_path: Path, lock: str, install: str) -> None:
+    files = {"package.json": package(scripts={"start": "node server.js"}), "server.js": ""}
+    assert f"RUN {install}" in dockerfile(found(tmp_path, {**files, lock: ""} if lock else files))
+
+
+def test_a_go_program_below_cmd_is_built(tmp_path: Path) -> None:
+    files = {
+        "go.mod": "module example.com/shop\ngo 1.22\nrequire github.com/jackc/pgx/v5 v5.7.1\n",
+        "cmd/migrate/main.go": "package main\n",
+        "cmd/shop/main.go": "package main\n",
+        "templates/index.html": "",
+    }
+    one = found(tmp_path, files)
+    assert "-o /run-app ./cmd/shop" in dockerfile(one)
+    assert "COPY templates ./templates" in dockerfile(one)
+    assert [service.kind for service in one.recipe.settings.services] == ["postgres"]
+    assert "there are several programs; ./cmd/shop is built, and not cmd/migrate" in one.recipe.review
+    assert any("no go.sum" in text for text in one.recipe.review)
+
+
+def test_rocket_is_told_where_to_listen(tmp_path: Path) -> None:
+    settings = found(tmp_path, projects.RUST).recipe.settings
+    assert (settings.get("env", "ROCKET_PORT"), settings.get("env", "ROCKET_ADDRESS")) == ("8080", "0.0.0.0")
+
+
+def test_a_member_of_a_cargo_workspace_is_built(tmp_path: Path) -> None:
+    files = {
+        "Cargo.toml": '[workspace]\nmembers = ["crates/*"]\n',
+        "Cargo.lock": "",
+        "crates/core/src/lib.rs": "",
+        "crates/web/Cargo.toml": '[package]\nname = "shop-web"\n',
+        "crates/web/src/main.rs": "",
+    }
+    one = found(tmp_path, files)
+    assert one.recipe.start == ("/usr/local/bin/shop-web",)
+    assert "cargo build --release --locked --package shop-web --bin shop-web" in dockerfile(one)
+
+
+def test_spring_boot_has_its_check_and_its_memory(tmp_path: Path) -> None:
+    settings = found(tmp_path, projects.SPRING).recipe.settings
+    assert settings.get("http_service", "checks")[0]["path"] == "/actuator/health"
+    assert settings.get("env", "JAVA_TOOL_OPTIONS") == "-XX:MaxRAMPercentage=75"
+
+
+def test_laravel_gets_what_its_example_says(tmp_path: Path) -> None:
+    one = found(tmp_path, projects.LARAVEL)
+    settings = one.recipe.settings
+    assert {service.kind for service in settings.services} == {"postgres", "redis"}
+    assert settings.get("env", "DB_CONNECTION") == "pgsql"
+    assert settings.get("deploy", "release_command") == "php /var/www/html/artisan migrate --force"
+    assert (settings.secrets[0].name, settings.secrets[0].source) == ("APP_KEY", "laravel")
+    assert "COPY --from=assets /app/public/build ./public/build" in dockerfile(one)
+
+
+def test_phoenix_brings_the_scripts_that_its_generator_would_write(tmp_path: Path) -> None:
+    one = found(tmp_path, projects.PHOENIX)
+    written = {change.path: change for change in one.changes}
+    assert written["rel/overlays/bin/server"].executable
+    assert "/app/bin/shop eval" in written["rel/overlays/bin/migrate"].after
+    assert one.recipe.settings.get("deploy", "release_command") == "/app/bin/migrate"
+    assert one.recipe.settings.get("kill_signal") == "SIGTERM"
+
+
+def test_a_shell_script_of_phoenix_that_is_there_stays(tmp_path: Path) -> None:
+    files = {**projects.PHOENIX, "rel/overlays/bin/server": "mine\n", "rel/overlays/bin/migrate": "mine\n"}
+    assert {change.path for change in found(tmp_path, files).changes} == {"Dockerfile", ".dockerignore"}
+
+
+def test_rails_with_sidekiq_has_a_group_for_it(tmp_path: Path) -> None:
+    lock = projects.RAILS["Gemfile.lock"].replace("    rails (7.1.4)", "    rails (7.1.4)\n            sidekiq (7.3.0)")
+    settings = found(tmp_path, {**projects.RAILS, "Gemfile.lock": lock}).recipe.settings
+    assert settings.get("processes", "sidekiq") == "bundle exec sidekiq"
+    assert {service.kind for service in settings.services} == {"postgres", "redis"}

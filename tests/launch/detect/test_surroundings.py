@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 from caddisfly.launch.build import ignore
-from caddisfly.launch.detect import Detection
+from caddisfly.launch.detect import Detection, Folder, NoInterpreters, detect
 from caddisfly.launch.detect.ignores import translated
 from caddisfly.launch.detect.settings import Secret, as_command, env, postgres, settings, web
 from tests.launch.detect import projects
@@ -149,3 +150,27 @@ def test_generated_secrets_are_long_and_never_the_same() -> None:
     assert Secret("A", "").generated() != Secret("A", "").generated()
     assert Secret("A", "", "laravel").generated().startswith("base64:")
     assert Secret("A", "", "given").generated() == ""
+
+
+def test_a_few_lines_of_aliases_do_not_become_gigabytes(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    bomb = "\n".join(lines)
+    one = of_compose(
+        tmp_path,
+        f"{bomb}\nservices:\n  web:\n    build: .\n    image: *a11\n    command: *a11\n    ports: *a11\n"
+        "    environment: {A: *a11, B: 1}\n    volumes: [*a11]\n",
+    )
+    assert one.recipe.settings.document()["env"] == {"B": "1"}
+
+
+@pytest.mark.parametrize("path", ["config/cable.yml", "Gemfile", "go.mod", "requirements.txt", "mix.exs", "pom.xml"])
+@pytest.mark.parametrize("content", ["\n" * 300_000, "production:\n" + "            x\n" * 20_000, " " * 300_000])
+def test_a_file_made_to_waste_time_wastes_little(tmp_path: Path, path: str, content: str) -> None:
+    (tmp_path / path).parent.mkdir(exist_ok=True)
+    (tmp_path / path).write_text(content)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "rails").write_text("")
+    begun = time.process_time()
+    detect(Folder(tmp_path.resolve()), framework="rails", local=NoInterpreters())
+    assert time.process_time() - begun < 3

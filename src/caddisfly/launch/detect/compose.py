@@ -180,7 +180,10 @@ def _command(command: object) -> str:
 def _pairs(environment: object) -> dict[str, str | None]:
     """A table, or a list of `NAME=value`."""
     if isinstance(environment, dict):
-        return {_scalar(name): None if value is None else _scalar(value) for name, value in environment.items()}
+        return {
+            _scalar(name): _scalar(value) if isinstance(value, str | int | float) else None
+            for name, value in environment.items()
+        }
     found: dict[str, str | None] = {}
     for entry in environment if isinstance(environment, list) else []:
         name, equals, value = _scalar(entry).partition("=")

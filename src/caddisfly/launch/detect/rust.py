@@ -11,7 +11,7 @@ from caddisfly.launch.detect.settings import Default, Service, env, mysql, postg
 from caddisfly.launch.detect.versions import Interpreters, Version, chosen, in_file
 
 _PORT = 8080
-_CHEF = "0.1.72"
+_CHEF = "0.1.71"
 _TITLES = {"rocket": "Rocket", "actix-web": "Actix", "warp": "Warp", "axum": "Axum", "poem": "Poem"}
 
 
