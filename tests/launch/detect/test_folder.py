@@ -98,3 +98,14 @@ def test_what_is_no_folder_is_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="is not a directory") as caught:
         opened(tmp_path / "file")
     assert caught.value.next == f"caddis detect {tmp_path}"
+
+
+def test_a_folder_that_may_not_be_read_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> list[str]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(InvalidArgument, match="cannot be read") as caught:
+        opened(tmp_path)
+    assert caught.value.why == "Permission denied"
+    assert caught.value.next

@@ -65,7 +65,9 @@ def _cook(folder: Folder, local: Interpreters) -> Recipe:
         defaults.append(env("TARGET_PORT", _PORT + 1, "where thruster expects Rails"))
         start = tuple(word.replace(str(_PORT), str(_PORT + 1)) for word in start)
     if adapter in ("postgresql", "mysql2", "trilogy"):
-        defaults.append(release(_PREPARE, "makes the database at first and migrates it before each deploy"))
+        old = folder.says("Gemfile.lock", r"^    rails \([1-5]\.")
+        command = "./bin/rails db:migrate" if old else _PREPARE
+        defaults.append(release(command, "brings the database up to date, once before each deploy"))
     if sqlite:
         defaults.append(mount("data", "/data", "SQLite is a file, and only a volume keeps files"))
         defaults.append(env("DATABASE_URL", "sqlite3:///data/production.sqlite3", "where the volume is"))
