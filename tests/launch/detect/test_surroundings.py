@@ -11,6 +11,7 @@ from caddisfly.launch.build import ignore
 from caddisfly.launch.detect import Detection, Folder, NoInterpreters, detect
 from caddisfly.launch.detect.ignores import translated
 from caddisfly.launch.detect.settings import Secret, as_command, env, postgres, settings, web
+from caddisfly.model.errors import FailedPrecondition
 from tests.launch.detect import projects
 from tests.launch.detect.projects import found
 
@@ -174,3 +175,10 @@ def test_a_file_made_to_waste_time_wastes_little(tmp_path: Path, path: str, cont
     begun = time.process_time()
     detect(Folder(tmp_path.resolve()), framework="rails", local=NoInterpreters())
     assert time.process_time() - begun < 3
+
+
+def test_a_compose_file_over_directories_points_at_them(tmp_path: Path) -> None:
+    text = "services:\n  web: {build: ./web}\n  proxy: {image: nginx}\n"
+    with pytest.raises(FailedPrecondition) as caught:
+        found(tmp_path, {"compose.yaml": text, "web/Dockerfile": "FROM alpine\n"})
+    assert caught.value.next == "web/ has a Dockerfile: name that directory"

@@ -125,7 +125,8 @@ def nothing(folder: Folder) -> FailedPrecondition:
     for name in folder.directories:
         found = look(Folder(folder.root / name))
         if found:
-            below.append(f"{name}/ looks like {found[0].framework.title}")
+            own = found[0].framework is dockerfile.FRAMEWORK
+            below.append(f"{name}/ has a Dockerfile" if own else f"{name}/ looks like {found[0].framework.title}")
     return FailedPrecondition(
         f"no app found in {folder.root}",
         why=why,

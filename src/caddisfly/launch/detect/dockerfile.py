@@ -45,10 +45,12 @@ def _instructions(folder: Folder) -> tuple[build.Instruction, ...]:
 def _look(folder: Folder) -> tuple[Evidence, ...]:
     stack = compose.read(folder)
     own = name(folder)
+    file = stack.file if stack else ""
+    images_only = stack is not None and stack.images and not (stack.apps or stack.elsewhere)
     return evidence(
         (own, own, NAMED),
-        (own and stack and stack.apps, f"what to build in {stack.file if stack else ''}", ENTRY),
-        (not own and stack and not stack.apps and stack.images, f"images in {stack.file if stack else ''}", ENTRY),
+        (own and stack and stack.apps, f"what to build in {file}", ENTRY),
+        (not own and images_only, f"images in {file}", ENTRY),
     )
 
 
