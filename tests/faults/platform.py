@@ -104,7 +104,9 @@ class Platform:
             if self.pid(name):
                 self.thaw(name)
         done = self.caddis("down")
-        subprocess.run(["umount", self.data_dir / "host" / "images" / "fs"], check=False, capture_output=True)
+        for store in ("images", "builds"):
+            path = self.data_dir / "host" / store / "fs"
+            subprocess.run(["umount", path], check=False, capture_output=True)
         Network(pool=POOL).close()
         self.stack.close()
         shutil.rmtree(self.directory)

@@ -164,7 +164,7 @@ async def test_an_update_brings_other_containers(agent: RunningAgent, watcher: W
         ([{"image": IMAGE}], r"containers\[0\].name"),
         ([container("a"), container("a")], "two containers named a"),
         ([container("a", depends_on=[{"name": "b"}])], "no container 'b'"),
-        ([container("a", secrets=[{"env_var": "X", "name": "x"}])], "secrets are not there yet"),
+        ([container("a", secrets=[{"name": "x"}])], r"containers\[0\].secrets\[0\].env_var"),
         ([container("a", mounts=[{"name": "x", "path": "/x"}])], "mounts are not there yet"),
     ],
 )
