@@ -420,7 +420,6 @@ def test_placements(fly: Fly) -> None:
 @pytest.mark.parametrize(
     ("config", "text"),
     [
-        ({"processes": [{"exec": ["a"], "secrets": [{"env_var": "A", "name": "a"}]}]}, "config.processes[0].secrets"),
         ({"volumes": [{"name": "a", "temp_dir": {"storage_type": "memory"}}]}, "config.volumes"),
         ({"mounts": [{"volume": "vol_1", "path": "/data"}]}, "config.mounts"),
     ],

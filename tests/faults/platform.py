@@ -57,15 +57,16 @@ class Platform:
         )
 
     def cramp(self, part: str, *, megabytes: int) -> SmallDisk:
-        """Give a part a small disk of its own, before `up`. Images stay where there is room, and a host uses it up."""
+        """Give a part a small disk of its own, before `up`. Stores stay where there is room, and a host uses it up."""
         disk = self.stack.enter_context(small_disk(self.data_dir / part, megabytes=megabytes))
         if part == "host":
             self.file.write_text(self.file.read_text().replace("[host]\n", "[host]\ndisk_floor_mb = 0\n"))
-            roomy, images = self.directory / "images", disk.path / "images"
-            roomy.mkdir()
-            images.mkdir()
-            subprocess.run(["mount", "--bind", str(roomy), str(images)], check=True)
-            self.stack.callback(subprocess.run, ["umount", "--lazy", str(images)], check=True)
+            for name in ("images", "builds"):
+                roomy, store = self.directory / name, disk.path / name
+                roomy.mkdir()
+                store.mkdir()
+                subprocess.run(["mount", "--bind", str(roomy), str(store)], check=True)
+                self.stack.callback(subprocess.run, ["umount", "--lazy", str(store)], check=True)
         return disk
 
     def caddis(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -29,7 +29,7 @@ async def is_right(platform: Platform, api: Api, machine: str, state: str = "sta
         )
 
 
-@pytest.mark.parametrize("part", ["control", "agent", "edge@0", "bus"])
+@pytest.mark.parametrize("part", ["control", "agent", "registry", "edge@0", "bus"])
 async def test_a_part_is_killed_under_load(platform: Platform, api: Api, part: str) -> None:
     machine = await api.started()
     pid = platform.machine_pid(machine)

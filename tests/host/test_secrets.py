@@ -12,7 +12,7 @@ from caddisfly.bus import contract
 from caddisfly.bus.sealing import Box, new_key
 from caddisfly.model.machine import Machine
 from tests.conftest import eventually
-from tests.host.conftest import SECRETS_KEY, RunningAgent, Watcher
+from tests.host.conftest import IMAGE, SECRETS_KEY, RunningAgent, Watcher
 
 SWORDFISH = "swordfish-2f8a"
 
@@ -141,3 +141,50 @@ async def test_nothing_of_them_is_on_the_disk_in_the_log_or_in_the_catalog(
 def _private(path: Path, above: Path) -> bool:
     """Whether something on the way keeps all but root out."""
     return any(not parent.stat().st_mode & 0o077 for parent in (path, *path.parents) if parent.is_relative_to(above))
+
+
+async def test_containers_get_those_that_they_name_and_processes_all_unless_they_say(
+    agent: RunningAgent, watcher: Watcher
+) -> None:
+    """Reference machines-api, 2.8 and 2.11."""
+    secrets = sealed(agent, A="1", B="2")
+    line = 'echo "$A|$B|$C" > /seen-$NAME; sleep 1000'
+
+    def program(name: str, **more: Any) -> dict[str, Any]:
+        return {"exec": ["/bin/sh", "-c", line], "env": {"NAME": name}, **more}
+
+    containers = [
+        {"name": "none", "image": IMAGE, **program("none")},
+        {"name": "one", "image": IMAGE, **program("one", secrets=[{"env_var": "C", "name": "A"}])},
+    ]
+    request = agent.request(containers=containers)
+    config = {name: value for name, value in request.config.items() if name not in ("image", "init")}
+    request = request.model_copy(update={"secrets": secrets, "config": config})
+    machine = Machine.from_record((await agent.ask(contract.CREATE_MACHINE, request)).record)
+    await watcher.until(machine, "started")
+    for name, seen in (("none", "||"), ("one", "||1")):
+        command = contract.ExecMachine(
+            machine_id=machine.id, command=("cat", f"/seen-{name}"), timeout_s=10, container=name
+        )
+
+        async def found(command: contract.ExecMachine = command) -> str:
+            return str((await agent.ask(contract.EXEC_MACHINE, command)).stdout.strip())
+
+        assert await eventually(found, every_s=0.1) == seen
+    processes = [
+        program("all"),
+        program("listed", secrets=[{"env_var": "C", "name": "B"}]),
+        program("ignoring", ignore_app_secrets=True),
+    ]
+    machine = await watcher.until(await create(agent, sealed(agent, A="1", B="2"), processes=processes), "started")
+    for name, seen in (("all", "1|2|"), ("listed", "||2"), ("ignoring", "||")):
+        assert await eventually(lambda name=name: printed(agent, machine, f"cat /seen-{name}"), every_s=0.1) == seen
+
+
+async def test_a_container_that_names_a_secret_that_is_not_there_does_not_start(
+    agent: RunningAgent, watcher: Watcher
+) -> None:
+    wants = {"name": "a", "image": IMAGE, "secrets": [{"env_var": "X"}]}
+    failed = await watcher.until(await create(agent, sealed(agent, A="1"), containers=[wants]), "failed")
+    error = (failed.newest("exit").request or {})["exit_event"]["error"]  # type: ignore[union-attr]
+    assert "has no secret X" in error
