@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from caddisfly.host.drivers.driver import Command, Ended, Member, Running, Sandbox, Sizable
+from caddisfly.host.drivers.notes import FileNotes
 from caddisfly.host.drivers.pods import Pods
 from caddisfly.model.duration import Duration
 from caddisfly.model.errors import FailedPrecondition, InvalidArgument, Problem
@@ -34,7 +35,7 @@ class PodBench:
         async def tell(id: str) -> None:
             self.told.append(id)
 
-        return Pods(self.bench.driver, directory=self.bench.directory / "pods", tell=tell)
+        return Pods(self.bench.driver, notes=FileNotes(self.bench.directory / "pods"), tell=tell)
 
     async def restarted(self) -> Pods:
         """The same pods in the hands of another agent."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING, Any
 
 from caddisfly.bus import contract
@@ -203,7 +202,7 @@ def reboot(world: World) -> None:
     world.process.kill()
     world.rooms.boxes.clear()
     world.rooms.links.clear()
-    shutil.rmtree(world.settings.run_dir / "pods", ignore_errors=True)
+    world.notes.clear()
 
 
 _OPERATIONS = {

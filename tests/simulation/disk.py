@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from caddisfly.host.drivers.driver import Sandbox
+from caddisfly.host.drivers.notes import State, encoded, plan_of
 from caddisfly.host.journal.journal import Contents, Stale, Write
 from caddisfly.host.journal.operation import Operation
 from caddisfly.model import states
@@ -112,6 +114,44 @@ class Disk:
         # The newest events that were durable must still be there: a write that forgets one was made from old news.
         if old is not None and old.events and old.events[0] not in new.events:
             self._complain(f"{new.id} lost its event {old.events[0].type}/{old.events[0].status}")
+
+
+class SimNotes:
+    """Of all pods, in the memory of the host: there until it reboots. Read as another process does, through JSON."""
+
+    def __init__(self) -> None:
+        self._plans: dict[str, Sandbox] = {}
+        self._states: dict[str, State] = {}
+
+    def begin(self, plan: Sandbox) -> None:
+        self._plans[plan.id] = plan
+
+    def plan(self, id: str) -> Sandbox | None:
+        plan = self._plans.get(id)
+        return plan_of(json.loads(encoded(plan))) if plan is not None else None
+
+    def keep(self, id: str, state: State) -> None:
+        if id not in self._plans:
+            raise FileNotFoundError(id)
+        self._states[id] = state
+
+    def state(self, id: str) -> State | None:
+        state = self._states.get(id)
+        return State.from_record(json.loads(json.dumps(state.to_record()))) if state is not None else None
+
+    def forget(self, id: str) -> None:
+        self._plans.pop(id, None)
+        self._states.pop(id, None)
+
+    def has(self, id: str) -> bool:
+        return id in self._plans
+
+    def known(self) -> frozenset[str]:
+        return frozenset(self._plans)
+
+    def clear(self) -> None:
+        self._plans.clear()
+        self._states.clear()
 
 
 Work = Callable[[], Any]

@@ -43,6 +43,39 @@ class Process:
 PROCESS: ContextVar[Process | None] = ContextVar("process", default=None)
 
 
+class _Handle:
+    """What asyncio's own is, without its debugging, which takes longer than most callbacks do."""
+
+    __slots__ = ("_args", "_callback", "_cancelled", "_context", "_when")
+
+    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...], context: Context, when: float) -> None:
+        self._callback, self._args, self._context, self._when = callback, args, context, when
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self._callback, self._args = _nothing, ()
+
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def when(self) -> float:
+        return self._when
+
+
+def _nothing() -> None:
+    """Of a callback that was cancelled."""
+
+
+class _Task(asyncio.Task[Any]):
+    """Numbered, so that the order in a set of tasks follows from the seed and not from where they lie in memory."""
+
+    number: int
+
+    def __hash__(self) -> int:
+        return self.number
+
+
 class SimLoop(asyncio.BaseEventLoop):
     """`shuffle` is the probability that the next callback is drawn instead of taken from the front."""
 
@@ -50,30 +83,43 @@ class SimLoop(asyncio.BaseEventLoop):
         super().__init__()
         self._chance, self._shuffle = chance, shuffle
         self._now = 0.0
-        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timers: list[tuple[float, int, _Handle]] = []
         self._timed = 0
-        self.steps = 0
         self.errors: list[str] = []
         self._kept: list[asyncio.Task[Any]] = []
         """A dead process's tasks are kept until the run is over: collecting them would run their `finally`."""
         self._world = copy_context()
         self._world.run(PROCESS.set, None)
-        self.set_task_factory(self._task)
         self.set_exception_handler(self._on_exception)
 
     def time(self) -> float:
         return self._now
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> asyncio.TimerHandle:
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
+    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:
+        handle = _Handle(callback, args, context if context is not None else copy_context(), self._now)
+        self._ready.append(handle)
+        return handle
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
+        timer = _Handle(callback, args, context if context is not None else copy_context(), when)
         self._timed += 1
         heapq.heappush(self._timers, (when, self._timed, timer))
         return timer
 
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def create_task(self, coro: Any, *, name: str | None = None, context: Context | None = None) -> asyncio.Task[Any]:
+        task = _Task.__new__(_Task)
+        task.number = len(self._kept)
+        task.__init__(coro, loop=self, name=name, context=context)  # type: ignore[misc]
+        self._kept.append(task)
+        return task
+
     def wall(self) -> float:
         return EPOCH_S + self._now
 
-    def later(self, delay_s: float, callback: Callable[..., object], *args: object) -> asyncio.TimerHandle:
+    def later(self, delay_s: float, callback: Callable[..., object], *args: object) -> Any:
         """Something that the world does: no death of a process stops it."""
         return self.call_at(self._now + delay_s, callback, *args, context=self._world)
 
@@ -105,14 +151,8 @@ class SimLoop(asyncio.BaseEventLoop):
         self._kept.clear()
         self.close()
 
-    def _task(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
-        task = asyncio.Task(coro, loop=loop, **options)
-        self._kept.append(task)
-        return task
-
     def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        if "handle" in context:  # of a callback; tasks that nobody awaits are looked at one by one
-            self.errors.append(f"{context.get('message')}: {context.get('exception')!r}")
+        """Tasks that nobody awaits are looked at one by one."""
 
     def _run_once(self) -> None:
         ready, timers, chance = self._ready, self._timers, self._chance.random
@@ -148,11 +188,12 @@ class SimLoop(asyncio.BaseEventLoop):
                     if not process.fuse:
                         process.kill()
                         continue
-            self.steps += 1
-            handle._run()
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        pass
+            try:
+                handle._context.run(handle._callback, *handle._args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001 - as asyncio does: the others go on
+                self.errors.append(f"callback {handle._callback!r}: {error!r}")
 
     def _write_to_self(self) -> None:
         pass

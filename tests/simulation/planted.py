@@ -6,7 +6,6 @@ They are put over the product's own functions here and nowhere else; the product
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -15,6 +14,7 @@ from unittest import mock
 
 from caddisfly.bus.catalog import Publication
 from caddisfly.host.agent import Agent
+from caddisfly.host.drivers.notes import State
 from caddisfly.host.drivers.pod import Pod
 from caddisfly.host.drivers.pods import Pods
 from caddisfly.host.journal.journal import Contents, Write
@@ -354,11 +354,8 @@ _UNMOUNT = root.unmount
 def pod_counts_in_memory() -> list[Patch]:
     """How often each program was tried is forgotten with the agent: its numbers come again."""
 
-    async def adopt(self: Pod) -> None:
-        record = json.loads(self._file.read_bytes())
-        record["parts"] = {name: [0, 0] for name in record["parts"]}
-        self._file.write_text(json.dumps(record))
-        await _ADOPT_POD(self)
+    async def adopt(self: Pod, state: State) -> None:
+        await _ADOPT_POD(self, replace(state, parts=dict.fromkeys(state.parts, (0, 0))))
 
     return [(Pod, "adopt", adopt)]
 
@@ -366,9 +363,9 @@ def pod_counts_in_memory() -> list[Patch]:
 def pod_left_alone_after_crash() -> list[Patch]:
     """The programs that are found running are looked after by nobody."""
 
-    async def adopt(self: Pod) -> None:
+    async def adopt(self: Pod, state: State) -> None:
         with mock.patch.object(Pod, "_go_on"):
-            await _ADOPT_POD(self)
+            await _ADOPT_POD(self, state)
 
     return [(Pod, "adopt", adopt)]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -38,7 +37,7 @@ from caddisfly.model.errors import Problem
 from caddisfly.model.machine import Machine
 from tests.simulation import invariants
 from tests.simulation.bus import Server, SimClient
-from tests.simulation.disk import Disk, SimJournal
+from tests.simulation.disk import Disk, SimJournal, SimNotes
 from tests.simulation.loop import Process, SimLoop
 from tests.simulation.rooms import Rooms, SimDriver, SimImages, SimLinks, compile_simulated
 
@@ -120,11 +119,11 @@ class World:
         self.seed, self.operations = seed, operations
         self.chance = random.Random(seed)
         self.loop = SimLoop(self.chance, shuffle=self.chance.choice((0.0, 0.2, 1.0)))
-        shutil.rmtree(directory / "pods", ignore_errors=True)
         self.settings = HostSettings(data_dir=directory, run_dir=directory, host_id=HOST_ID, destroyed_kept_s=60)
         self.complaints: list[str] = []
         self.trace: list[tuple[float, str, str, object]] = []
         self.disk = Disk(self.complain)
+        self.notes = SimNotes()
         self.rooms = Rooms(self)
         self.server = Server(self)
         self.faults = True
@@ -378,6 +377,7 @@ def simulated(world: World) -> Iterator[None]:
         (capacity_module, "free_disk_mb", lambda _: 100_000),
         (agent_module, "free_disk_mb", lambda _: 100_000),
         (Agent, "_sweep", sweep),
+        (agent_module, "FileNotes", lambda _: world.notes),
         (agent_module, "LogFollower", NullLogs),
         (agent_module, "Dispatcher", SimDispatcher),
     ]

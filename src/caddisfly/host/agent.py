@@ -32,6 +32,7 @@ from caddisfly.host.checks.memory import Memory
 from caddisfly.host.checks.probe import OUTPUT_MAX, Finding
 from caddisfly.host.computer import Computer, ThisComputer
 from caddisfly.host.drivers.driver import Command, Driver
+from caddisfly.host.drivers.notes import FileNotes
 from caddisfly.host.drivers.pods import Pods
 from caddisfly.host.guest import host_name
 from caddisfly.host.images.settings import ImageSettings
@@ -110,7 +111,7 @@ class Agent:
     async def start(self) -> None:
         settings = self._settings
         self._driver = driver = await self._computer.open()
-        self._pods = pods = Pods(driver, directory=settings.run_dir / "pods", tell=self._tell_of_run)
+        self._pods = pods = Pods(driver, notes=FileNotes(settings.run_dir / "pods"), tell=self._tell_of_run)
         parts = Parts(
             settings,
             pods,
@@ -222,7 +223,7 @@ class Agent:
         def unwanted(ids: frozenset[str] | set[str]) -> list[str]:
             return [
                 id
-                for id in ids
+                for id in sorted(ids)
                 if id.partition(".")[0] not in ours and id.partition("-")[0] not in contents.quarantined
             ]
 

@@ -9,25 +9,23 @@
 A pod ends when none of its programs runs or will run again, with the exit of the first that failed, or else of the last
 that ended. An essential program, one of `processes`, ends the pod with its own exit.
 
-Intent comes first here as everywhere: the number of a try is in the state file before its sandbox is made, and that a
-pod is to stop is there before the first signal. An agent that comes back reads the file, asks the driver what became
+Intent comes first here as everywhere: the number of a try is in the notes before its sandbox is made, and that a
+pod is to stop is there before the first signal. An agent that comes back reads them, asks the driver what became
 of the newest try of each program, and goes on. No number is used twice, so no program can run twice.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from graphlib import TopologicalSorter
-from pathlib import Path
 from typing import Any
 
 from caddisfly.host.drivers.driver import Driver, Member, Running, Sandbox
+from caddisfly.host.drivers.notes import Notes, State
 from caddisfly.model.errors import FailedPrecondition, Problem, Retryable
 from caddisfly.model.machine import Exit, wall_ms
 from caddisfly.model.program import HEALTHY, STARTED, StopConfig
@@ -71,12 +69,14 @@ class _Part:
 class Pod:
     """Lives as long as its incarnation, in one agent after the other."""
 
-    def __init__(self, plan: Sandbox, driver: Driver, *, file: Path, tell: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, plan: Sandbox, driver: Driver, *, notes: Notes, tell: Callable[[], Awaitable[None]]) -> None:
         """`tell` is awaited when the state of a program has changed."""
-        self.plan, self._driver, self._file, self._tell = plan, driver, file, tell
+        self.plan, self._driver, self._notes, self._tell = plan, driver, notes, tell
         self._parts = [_Part(member, number) for number, member in enumerate(plan.members)]
         self._stopping = 0
         """The signal with which it is to end; 0 while it is not."""
+        self._kept: State | None = None
+        """What the notes say."""
         self._killed = self._closed = False
         self._changed = asyncio.Event()
         self._news = asyncio.Event()
@@ -106,12 +106,12 @@ class Pod:
         self._save()
         self._go_on()
 
-    async def adopt(self) -> None:
+    async def adopt(self, state: State) -> None:
         """Find everything again that an earlier agent has left."""
-        record = json.loads(self._file.read_bytes())
-        self.begun, self._stopping, self._patience_s = record["begun"], record["stopping"], record["patience_s"]
+        self._kept = state
+        self.begun, self._stopping, self._patience_s = state.begun, state.stopping, state.patience_s
         for part in self._parts:
-            part.tries, part.retries = record["parts"][part.member.name]
+            part.tries, part.retries = state.parts[part.member.name]
         if not self.begun:
             return
         for part in self._parts:
@@ -381,14 +381,11 @@ class Pod:
         return f"{self.plan.id}.{part.number}.{part.tries if tries is None else tries}"
 
     def _save(self) -> None:
-        parts = {part.member.name: [part.tries, part.retries] for part in self._parts}
-        draft = self._file.with_suffix(".new")
-        draft.write_text(
-            json.dumps(
-                {"begun": self.begun, "stopping": self._stopping, "patience_s": self._patience_s, "parts": parts}
-            )
-        )
-        os.replace(draft, self._file)
+        parts = {part.member.name: (part.tries, part.retries) for part in self._parts}
+        state = State(begun=self.begun, stopping=self._stopping, patience_s=self._patience_s, parts=parts)
+        if state != self._kept:
+            self._notes.keep(self.plan.id, state)
+            self._kept = state
 
 
 def _met(part: _Part, condition: str) -> bool:

@@ -2,43 +2,29 @@
 
 A sandbox without members goes straight to the driver. One with members becomes a `Pod`: for each program a sandbox of
 its own, all of them in one control group and one network namespace. To the rest of the agent a pod is one sandbox: it
-starts, it is found again, it ends with an exit, it is destroyed.
-
-    <directory>/<id>/plan.json     what it is made of; written once, first
-    <directory>/<id>/state.json    how far it is (pod.py)
-
-The directory is one that a reboot empties, like the sandboxes themselves.
+starts, it is found again, it ends with an exit, it is destroyed. What the next agent must know is in its `Notes`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import shutil
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 from caddisfly.host.drivers.driver import (
-    Bind,
     Command,
     CommandResult,
     Driver,
     Ended,
     Fingerprint,
     KeepsLog,
-    Limits,
-    Member,
     Running,
     Sandbox,
     Stats,
 )
+from caddisfly.host.drivers.notes import Notes
 from caddisfly.host.drivers.pod import Pod
-from caddisfly.model.duration import Duration
 from caddisfly.model.errors import FailedPrecondition, InvalidArgument
 from caddisfly.model.machine import Exit
-from caddisfly.model.program import RestartPolicy, StopConfig
 
 
 async def _nobody(id: str) -> None:
@@ -48,9 +34,9 @@ async def _nobody(id: str) -> None:
 class Pods:
     """A driver over a driver."""
 
-    def __init__(self, driver: Driver, *, directory: Path, tell: Callable[[str], Awaitable[None]] = _nobody) -> None:
+    def __init__(self, driver: Driver, *, notes: Notes, tell: Callable[[str], Awaitable[None]] = _nobody) -> None:
         """`tell(id)` is awaited when a program of this sandbox has changed its state."""
-        self._driver, self._directory, self._tell = driver, directory, tell
+        self._driver, self._notes, self._tell = driver, notes, tell
         self._pods: dict[str, Pod] = {}
         self._adopting = asyncio.Lock()
         self.name = driver.name
@@ -66,9 +52,7 @@ class Pods:
             return await self._driver.start(sandbox)
         pod = self._pods.get(sandbox.id)
         if pod is None:
-            home = self._directory / sandbox.id
-            home.mkdir(parents=True, exist_ok=True)
-            (home / "plan.json").write_text(json.dumps(asdict(sandbox), default=str))
+            self._notes.begin(sandbox)
             pod = self._pods[sandbox.id] = self._pod(sandbox)
         if not pod.begun:
             await pod.begin()
@@ -126,11 +110,11 @@ class Pods:
         return Ended(pod.ended.result()) if pod.ended.done() else Running(0)
 
     async def _adopt(self, id: str) -> Pod | None:
-        plan = _read(self._directory / id / "plan.json")
-        if plan is None or not (self._directory / id / "state.json").exists():
+        plan, state = self._notes.plan(id), self._notes.state(id)
+        if plan is None or state is None:
             return None
         pod = self._pod(plan)
-        await pod.adopt()
+        await pod.adopt(state)
         if pod.begun:
             self._pods[id] = pod
         return pod
@@ -139,18 +123,17 @@ class Pods:
         pod = self._pods.get(id)
         if pod is not None:
             await pod.close()
-        if pod is not None or (self._directory / id).exists():
+        if pod is not None or self._notes.has(id):
             for other in await self._driver.known():
                 if other.partition(".")[0] == id and other != id:
                     await self._driver.destroy(other)
         await self._driver.destroy(id)
         self._pods.pop(id, None)
-        shutil.rmtree(self._directory / id, ignore_errors=True)
+        self._notes.forget(id)
 
     async def known(self) -> frozenset[str]:
         """Every incarnation with a trace here, whatever it is made of."""
-        kept = {entry.name for entry in self._directory.iterdir()} if self._directory.is_dir() else set()
-        return frozenset(kept | {id.partition(".")[0] for id in await self._driver.known()})
+        return self._notes.known() | {id.partition(".")[0] for id in await self._driver.known()}
 
     async def reopen_log(self, id: str) -> None:
         if not isinstance(self._driver, KeepsLog):
@@ -183,41 +166,4 @@ class Pods:
         async def tell() -> None:
             await self._tell(plan.id)
 
-        return Pod(plan, self._driver, file=self._directory / plan.id / "state.json", tell=tell)
-
-
-def _read(file: Path) -> Sandbox | None:
-    try:
-        record = json.loads(file.read_bytes())
-    except (FileNotFoundError, ValueError):  # the agent died while it wrote the first file: nothing was begun
-        return None
-    return _sandbox(record)
-
-
-def _sandbox(record: dict[str, Any]) -> Sandbox:
-    return Sandbox(
-        **{
-            **record,
-            "root": Path(record["root"]),
-            "log": Path(record["log"]),
-            "netns": Path(record["netns"]) if record["netns"] else None,
-            "argv": tuple(record["argv"]),
-            "env": tuple(record["env"]),
-            "gids": tuple(record["gids"]),
-            "binds": tuple(Bind(source=Path(one["source"]), target=one["target"]) for one in record["binds"]),
-            "limits": Limits(**record["limits"]),
-            "members": tuple(_member(one) for one in record["members"]),
-        }
-    )
-
-
-def _member(record: dict[str, Any]) -> Member:
-    stop = record["stop"]
-    return Member(
-        name=record["name"],
-        sandbox=_sandbox(record["sandbox"]),
-        restart=RestartPolicy(**record["restart"]),
-        stop=StopConfig(stop["signal"], Duration(stop["timeout"])) if stop else None,
-        after=tuple((name, condition) for name, condition in record["after"]),
-        essential=record["essential"],
-    )
+        return Pod(plan, self._driver, notes=self._notes, tell=tell)
