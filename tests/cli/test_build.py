@@ -162,8 +162,8 @@ def test_the_file_may_be_elsewhere_and_its_paths_are_relative_to_it(
     outcome = caddis("build", "web", "-c", "deploy")
     assert outcome.code == 0, outcome.err
     assert sent(platform)["dockerfile"] == str(project / "deploy" / "Dockerfile")
-    monkeypatch.setenv("CADDIS_CONFIG", "deploy/absent.toml")
-    assert "CADDIS_CONFIG names it" in caddis("build", "web").err
+    monkeypatch.setenv("FLY_CONFIG", "deploy/absent.toml")
+    assert "FLY_CONFIG names it" in caddis("build", "web").err
 
 
 def test_fly_app_counts_before_the_file(

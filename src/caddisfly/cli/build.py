@@ -31,7 +31,7 @@ def build(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The folder. Default: this one.")] = Path("."),
     app: App = "",
     config: Annotated[
-        str, typer.Option("--config", "-c", help="fly.toml to read. Default: CADDIS_CONFIG, else that of the folder.")
+        str, typer.Option("--config", "-c", help="fly.toml to read. Default: FLY_CONFIG, else that of the folder.")
     ] = "",
     env: Environment = "",
     lenient: Lenient = False,
