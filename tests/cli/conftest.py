@@ -34,7 +34,15 @@ class Outcome:
 @pytest.fixture
 def caddis(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
     """`caddis("machine", "list")`: through the program's own door for errors, logged in, in an empty directory."""
-    for name in ("CADDIS_CONFIG", "CADDIS_DEBUG", "FLY_API_TOKEN", "FLY_APP", "FLY_FLAPS_BASE_URL", "XDG_CONFIG_HOME"):
+    for name in (
+        "CADDIS_CONFIG",
+        "FLY_CONFIG",
+        "CADDIS_DEBUG",
+        "FLY_API_TOKEN",
+        "FLY_APP",
+        "FLY_FLAPS_BASE_URL",
+        "XDG_CONFIG_HOME",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("CADDIS_API_URL", api.url)

@@ -128,6 +128,53 @@ def test_fly_toml_says_how(platform: Api, project: Path, caddis: Caddis) -> None
     assert (outcome.code, outcome.out) == (0, "image  nginx\n")
 
 
+def test_a_mistake_in_fly_toml_is_told_with_its_line(platform: Api, project: Path, caddis: Caddis) -> None:
+    (project / "fly.toml").write_text('app = "hello"\n[build]\nbuild-arg = {}\ndockerfile = 1\n')
+    outcome = caddis("build")
+    assert outcome.code == 2
+    assert "Why:   fly.toml:3: build.build-arg: unknown key" in outcome.err
+    assert "fly.toml:4: build.dockerfile" in outcome.err
+    (project / "fly.toml").write_text('app = "hello"\nodd = 1\n')
+    assert caddis("build").code == 2
+    assert platform.seen == []
+    outcome = caddis("build", "--lenient")
+    assert outcome.code == 0, outcome.err
+    assert "Warning: fly.toml:2: odd: unknown key" in outcome.err
+
+
+def test_an_overlay_changes_app_and_build(platform: Api, project: Path, caddis: Caddis) -> None:
+    (project / "fly.toml").write_text('app = "another"\n[build.args]\nA = 1\nB = 1\n')
+    (project / "fly.staging.toml").write_text('app = "hello"\n[build]\nbuild-target = "prod"\n[build.args]\nB = 2\n')
+    (project / "Dockerfile").write_text("FROM alpine AS prod\nARG A\nARG B\nFROM prod\n")
+    outcome = caddis("build", "--env", "staging")
+    assert outcome.code == 0, outcome.err
+    assert (sent(platform)["target"], sent(platform)["args"]) == ("prod", {"A": "1", "B": "2"})
+
+
+def test_the_file_may_be_elsewhere_and_its_paths_are_relative_to_it(
+    platform: Api, project: Path, caddis: Caddis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "fly.toml").unlink()
+    (project / "web").mkdir()
+    (project / "deploy").mkdir()
+    (project / "deploy" / "Dockerfile").write_text("FROM alpine\n")
+    (project / "deploy" / "fly.toml").write_text('app = "hello"\n[build]\ndockerfile = "Dockerfile"\n')
+    outcome = caddis("build", "web", "-c", "deploy")
+    assert outcome.code == 0, outcome.err
+    assert sent(platform)["dockerfile"] == str(project / "deploy" / "Dockerfile")
+    monkeypatch.setenv("FLY_CONFIG", "deploy/absent.toml")
+    assert "FLY_CONFIG names it" in caddis("build", "web").err
+
+
+def test_fly_app_counts_before_the_file(
+    platform: Api, project: Path, caddis: Caddis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "fly.toml").write_text('app = "another"\n')
+    monkeypatch.setenv("FLY_APP", "hello")
+    assert caddis("build").code == 0
+    assert sent(platform)
+
+
 def test_a_mistake_costs_no_upload(platform: Api, push_registry: PushRegistry, project: Path, caddis: Caddis) -> None:
     (project / "Dockerfile").write_text("FROM alpine\nCOPPY app.py /app/\n")
     outcome = caddis("build")
@@ -147,7 +194,8 @@ def test_a_mistake_costs_no_upload(platform: Api, push_registry: PushRegistry, p
         (["--build-secret", "ABSENT"], "there is no environment variable ABSENT"),
         (["--tag", "a b"], "'a b' cannot be a tag"),
         (["--build-context-warn-size", "much"], "'much' is no size"),
-        (["--config", "absent.toml"], "config file 'absent.toml' not found"),
+        (["--config", "absent.toml"], "config file not found at absent.toml"),
+        (["--env", "absent"], "--env absent means it"),
         (["--dockerfile", "absent"], "absent' not found"),
         (["--ignorefile", "absent"], "absent' not found"),
         (["absent"], "there is no Dockerfile in"),

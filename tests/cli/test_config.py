@@ -81,8 +81,8 @@ def test_no_file_and_a_missing_overlay_are_errors(file: Path, caddis: Caddis, mo
     outcome = caddis("config", "validate", "--env", "staging")
     assert outcome.code == 1
     assert "config file not found at fly.staging.toml" in outcome.err
-    monkeypatch.setenv("CADDIS_CONFIG", "gone.toml")
-    assert "CADDIS_CONFIG names it" in caddis("config", "validate").err
+    monkeypatch.setenv("FLY_CONFIG", "gone.toml")
+    assert "FLY_CONFIG names it" in caddis("config", "validate").err
 
 
 def test_show_prints_what_is_meant(file: Path, caddis: Caddis) -> None:
@@ -173,7 +173,7 @@ def test_save_does_not_make_the_file_of_one_app_that_of_another(file: Path, cadd
         ("fly.toml", "app = 'hello'", {}),
         ("fly.yaml", "app: hello", {}),
         ("fly.json", '{"app": "hello"}', {}),
-        ("other.toml", "app = 'hello'", {"CADDIS_CONFIG": "other.toml"}),
+        ("other.toml", "app = 'hello'", {"FLY_CONFIG": "other.toml"}),
         ("fly.toml", "app = 'other'", {"FLY_APP": "hello"}),
     ],
 )
@@ -191,7 +191,7 @@ def test_every_command_finds_the_app(
 def test_a_missing_config_is_no_reason_to_take_another_app(
     file: Path, caddis: Caddis, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CADDIS_CONFIG", "gone.toml")
+    monkeypatch.setenv("FLY_CONFIG", "gone.toml")
     outcome = caddis("machine", "list")
     assert outcome.code == 1
     assert "config file not found at" in outcome.err

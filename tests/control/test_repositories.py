@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from caddisfly.bus import contract
 from caddisfly.bus.connection import Bus
 from caddisfly.bus.rpc import BusCaller
+from caddisfly.control.auth.passes import Passes
+from caddisfly.control.repositories import Repositories
+from caddisfly.model.config import Config
 from caddisfly.model.errors import InvalidArgument, Unauthenticated
 from tests.conftest import NatsServer, eventually
 from tests.control.api import Api
@@ -66,6 +71,40 @@ async def test_an_app_that_is_gone_or_another_needs_nothing(empty_api: Api) -> N
     assert not await alive("web", "another", org.id)
     assert not await alive("web", app.id, "another")
     assert not await alive("absent", app.id, org.id)
+
+
+@pytest.mark.parametrize("by", ["image", "file", "container", "file of a container"])
+async def test_images_of_another_organization_are_not_there_however_they_are_named(empty_api: Api, by: str) -> None:
+    api = empty_api
+    mine, token = await api.tenant("mine")
+    _, theirs = await api.tenant("theirs")
+    await apps_of(api, token, "web", slug="mine")
+    await apps_of(api, theirs, "rival", slug="theirs")
+
+    def config(app: str) -> Config:
+        image = f"registry.example.test/{app}:v1"
+        files = [{"guest_path": "/x", "image_config": image}]
+        members: dict[str, Any] = {
+            "image": {"image": image},
+            "file": {"image": "nginx", "files": files},
+            "container": {"containers": [{"name": "a", "image": image}]},
+            "file of a container": {"containers": [{"name": "a", "image": "nginx", "files": files}]},
+        }[by]
+        return Config.parse(members)
+
+    parts = api.control
+    passes = Passes("not a secret")
+    domain = "example.test"
+    repositories = Repositories(parts.bus, parts.verifier, parts.apps, parts.machines, passes=passes, domain=domain)
+    check = repositories.check_images
+    await check(config("web"), org_id=mine.id)
+    said = []
+    for app in ("rival", "absent"):
+        with pytest.raises(InvalidArgument) as caught:
+            await check(config(app), org_id=mine.id)
+        said.append(caught.value.to_record())
+        await check(config(app), org_id=mine.id, unless=config(app))  # it has it already
+    assert str(said[0]).replace("rival", "it") == str(said[1]).replace("absent", "it")
 
 
 async def test_it_answers_on_the_bus_and_shows_no_secret(empty_api: Api, nats: NatsServer) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 
 import pytest
 
 from caddisfly.bus import contract
-from caddisfly.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from caddisfly.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Problem
 from caddisfly.model.machine import Machine
 from tests.conftest import eventually
 from tests.host.conftest import IMAGE, RunningAgent, Watcher, alive, namespaces, pid_of
@@ -124,6 +125,22 @@ async def test_the_environment_names_files_and_limits_are_those_asked_for(
     assert await inside("cat /proc/1/comm") == "init"
     await agent.shell(machine, "head -c 200M /dev/zero > /big")
     assert int(await inside("stat -c %s /big")) < 64 << 20, "the writable layer ends at its limit"
+
+
+async def test_a_file_may_be_the_config_of_an_image(agent: RunningAgent, watcher: Watcher) -> None:
+    files = [{"guest_path": "/etc/image.json", "image_config": IMAGE, "mode": 0o600}]
+    own = [{"guest_path": "/own.json", "image_config": IMAGE}]
+    main = {"name": "main", "image": IMAGE, "files": own, "init": {"exec": ["/bin/sh", "-c", "sleep 1000"]}}
+    machine = await agent.create(image="", init={}, files=files, containers=[main])
+    machine = await watcher.until(machine, "started")
+    assert machine.file_images == {IMAGE: machine.references["main"]}
+    for path in ("/etc/image.json", "/own.json"):
+        found = json.loads((await agent.shell(machine, f"cat {path}")).stdout)
+        assert found["os"] == "linux"
+        assert found["rootfs"]["type"] == "layers"
+    assert (await agent.shell(machine, "stat -c %a /etc/image.json")).stdout.strip() == "600"
+    with pytest.raises(Problem, match="absent"):
+        await agent.create(files=[{"guest_path": "/x", "image_config": "127.0.0.1:1/absent:v1"}])
 
 
 @pytest.mark.parametrize(

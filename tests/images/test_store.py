@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ import pytest
 from caddisfly.host.images import kernel
 from caddisfly.host.images.build import tar_of, write_oci_layout
 from caddisfly.host.images.store import ImageStore
-from caddisfly.model.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from caddisfly.model.errors import FailedPrecondition, InvalidArgument, NotFound, Problem, Unavailable
 from tests.images.conftest import OpenStore
 from tests.images.factories import ImageParts, TarFactory, sha
 from tests.images.registry_server import FakeRegistry
@@ -48,6 +49,28 @@ async def test_a_digest_that_is_here_is_never_asked_for(store: ImageStore, regis
         assert (resolved.digest, resolved.stale) == (image.digest, False)
         await store.fetch(resolved)
     assert len(registry.requests) == before
+
+
+async def test_the_config_is_given_as_it_came_without_any_layer(store: ImageStore, registry: FakeRegistry) -> None:
+    image = parts("a")
+    resolved = await store.resolve(registry.push("web:1", image))
+    config = await store.config_of(resolved)
+    assert sha(config) == json.loads(image.manifest_bytes)["config"]["digest"]
+    assert stored(store, "layers") == set()
+    store.referenced_by(lambda: {image.digest})
+    await store.collect(all_unused=True)
+    before = len(registry.requests)
+    again = await store.resolve(f"{registry.host}/web:1@{image.digest}")
+    assert await store.config_of(again) == config
+    assert len(registry.requests) == before
+
+
+async def test_a_config_that_the_disk_does_not_give_is_told(store: ImageStore, registry: FakeRegistry) -> None:
+    resolved = await store.resolve(registry.push("web:1", parts("a")))
+    for path in (store.filesystem.path / "blobs").rglob(resolved.config_digest.removeprefix("sha256:")):
+        path.unlink()
+    with pytest.raises(Problem, match="read the config of"):
+        await store.config_of(resolved)
 
 
 async def test_content_of_one_repository_is_not_had_by_naming_another(

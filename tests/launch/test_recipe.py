@@ -13,6 +13,8 @@ import pytest
 
 from caddisfly.launch.build import recipe
 from caddisfly.launch.build.recipe import Recipe, Wishes
+from caddisfly.launch.config import text
+from caddisfly.launch.config.build import Build
 from caddisfly.model.errors import InvalidArgument, NotFound, Unavailable, Unimplemented
 
 
@@ -58,24 +60,18 @@ def test_what_is_not_there_or_not_supported(tmp_path: Path) -> None:
 
 
 def test_the_section_of_a_fly_toml() -> None:
-    section = {
-        "dockerfile": "docker/web",
-        "build-target": "prod",
-        "ignorefile": "/absolute",
-        "args": {"N": 1, "ON": True, "S": "s"},
-        "buildpacks": ["a"],
-        "settings": {"ignored": "here"},
-    }
-    wishes = Wishes.of_section(section, Path("/app"))
+    config = text(
+        '[build]\ndockerfile = "docker/web"\nbuild-target = "prod"\nignorefile = "/absolute"\nbuildpacks = ["a"]\n'
+        '[build.args]\nN = 1\nON = true\nS = "s"\n[build.settings]\nignored = "here"\n'
+    )
+    wishes = Wishes.of_section(config.build, Path("/app"))
     assert wishes.dockerfile == "/app/docker/web"
     assert wishes.ignorefile == "/absolute"
     assert wishes.target == "prod"
+    assert wishes.buildpacks == ("a",)
     assert wishes.args == {"N": "1", "ON": "true", "S": "s"}
-    assert Wishes.of_section({"dockerfile": "https://x/y"}, Path("/app")).dockerfile == "https://x/y"
-    assert Wishes.of_section({"build_target": "prod"}, Path("/app")).target == "prod"
-    for wrong in ([], {"image": 1}, {"args": ["a"]}, {"buildpacks": "a"}):
-        with pytest.raises(InvalidArgument):
-            Wishes.of_section(wrong, Path("/app"))
+    assert Wishes.of_section(Build(dockerfile="https://x/y"), Path("/app")).dockerfile == "https://x/y"
+    assert Wishes.of_section(Build(), Path("/app")) == Wishes()
 
 
 class Web:

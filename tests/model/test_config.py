@@ -88,6 +88,9 @@ def test_durations_are_normalised() -> None:
         ({"files": [{"guest_path": "/x/../y", "raw_value": ""}]}, "guest_path"),
         ({"files": [{"guest_path": "/x", "raw_value": "***"}]}, "not base64"),
         ({"files": [{"guest_path": "/x"}]}, "exactly one of"),
+        ({"files": [{"guest_path": "/x", "image_config": "nginx", "raw_value": ""}]}, "exactly one of"),
+        ({"files": [{"guest_path": "/x", "image_config": ""}]}, "config.files[0].image_config"),
+        ({"files": [{"guest_path": "/x", "image_config": ["nginx"]}]}, "config.files[0].image_config"),
         ({"auto_destroy": "yes"}, "config.auto_destroy"),
         ({"schedule": "yearly"}, "config.schedule"),
         ({"standbys": ["web"]}, "config.standbys[0]"),
@@ -176,3 +179,26 @@ def test_what_the_root_outlives_has_two_spellings(members: dict[str, Any], persi
 def test_the_file_systems_size_goes_before_the_disks() -> None:
     assert Config.parse({"image": "nginx", "rootfs": {"size_gb": 4, "fs_size_gb": 2}}).root_size_mb == 2048
     assert Config.parse({"image": "nginx", "rootfs": {"persist": "always"}}).root_size_mb == 0
+
+
+def test_images_whose_configs_are_files_are_among_its_images() -> None:
+    file = {"guest_path": "/x", "image_config": "redis:7"}
+    config = Config.parse(
+        {
+            "image": "nginx",
+            "files": [file],
+            "containers": [
+                {
+                    "name": "a",
+                    "image": "busybox",
+                    "files": [{"guest_path": "/y", "image_config": "postgres", "mode": 384}],
+                },
+            ],
+        }
+    )
+    assert config.images == {"nginx", "busybox", "redis:7", "postgres"}
+    assert config.file_images == {"redis:7", "postgres"}
+    (one,) = config.image_config_files
+    assert (one.guest_path, one.image, one.mode) == ("/x", "redis:7", 0o644)
+    (other,) = config.programs[0].image_config_files
+    assert (other.image, other.mode) == ("postgres", 0o600)

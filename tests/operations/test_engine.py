@@ -58,6 +58,9 @@ class NullImages:
             raise self.errors.pop(0)
         return ResolvedImage(Reference.parse("nginx"), "sha256:0", "sha256:0", ImageConfig(cmd=("/bin/app",)), ())
 
+    async def config_of(self, image: ResolvedImage) -> bytes:
+        return b"{}"
+
     async def fetch(self, image: ResolvedImage) -> Image:
         return Image(image, ())
 

@@ -362,6 +362,9 @@ class SimImages(_Room):
     def referenced_by(self, in_use: Callable[[], Iterable[str]]) -> None:
         """Nothing is ever deleted."""
 
+    async def config_of(self, image: ResolvedImage) -> bytes:
+        return b"{}"
+
     async def fetch(self, image: ResolvedImage) -> Image:
         await self._effect("fetch", "", None)
         return self._image

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from caddisfly.up import commands, doctor_kvm
+from caddisfly.up import commands, doctor_builds, doctor_kvm
 from caddisfly.up.doctor_kernel import layout
 from caddisfly.up.examination import Ran, bench
+from caddisfly.up.settings import load
 from tests.conftest import free_port
 
 
@@ -51,10 +53,60 @@ def test_it_looks_and_leaves_nothing(tmp_path: Path) -> None:
     assert traces() == before
     checks = {check["name"]: check for check in json.loads(outcome.stdout)}
     assert outcome.exit_code == (1 if any(check["result"] == "fail" for check in checks.values()) else 0)
-    for name in ("root", "memory limit", "overlay", "network", "firewall", "conmon", "runc"):
+    for name in ("root", "memory limit", "overlay", "network", "firewall", "conmon", "runc", "builds"):
         assert checks[name]["result"] == "ok", checks[name]
     assert checks["control groups"]["found"].startswith(layout())
     assert all(check["next"] for check in checks.values() if check["result"] != "ok")
+
+
+@pytest.mark.parametrize("closed", ["", "home", "home/data"])
+def test_a_directory_that_builds_cannot_pass_is_named(closed: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="caddis-doctor-", dir="/var/tmp") as name:
+        top = Path(name).resolve()
+        top.chmod(0o755)
+        (top / "home" / "data").mkdir(parents=True)
+        if closed:
+            (top / closed).chmod(0o700)
+        file = top / "caddisfly.toml"
+        file.write_text(f'[platform]\ndata_dir = "{top}/home/data"\nrun_dir = "{top}/run/caddisfly"\n')
+        with bench() as place:
+            data, run = doctor_builds.directories(place, load(file))
+    assert run.result == "ok", run
+    assert data.result == ("fail" if closed else "ok"), data
+    if closed:
+        assert f"{top / closed} has mode 0700" in data.found
+        assert f"chmod o+x {top / closed}" in data.next
+
+
+@pytest.mark.parametrize("missing", ["", "buildah", "runc"])
+def test_what_builds_need_is_named_with_its_version(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, says in (("buildah", "buildah version 1.28.2 (image-spec 1.1.0)"), ("runc", "runc version 1.1.5+ds1")):
+        if name != missing:
+            (programs / name).write_text(f"#!/bin/sh\necho '{says}'\n")
+            (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    file = tmp_path / "caddisfly.toml"
+    file.write_text("")
+    with bench() as place:
+        (check,) = doctor_builds.tools(place, load(file))
+    if missing:
+        assert (check.result, check.found) == ("warn", f"{missing}: {missing} is not installed")
+    else:
+        assert (check.result, check.found) == ("ok", "buildah 1.28.2, runc 1.1.5+ds1")
+
+
+def test_a_host_that_does_not_build_needs_nothing_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    file = tmp_path / "caddisfly.toml"
+    file.write_text("[builds]\nenabled = false\n")
+    with bench() as place:
+        settings = load(file)
+        found = [*doctor_builds.tools(place, settings), *doctor_builds.directories(place, settings)]
+    assert {check.result for check in found} == {"ok"}
 
 
 def test_the_boot_sector_boots_and_is_heard() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from caddisfly.host.images import kernel
 from caddisfly.up import presence
 from tests.conftest import free_port
 from tests.up.conftest import wait_until
@@ -58,9 +59,8 @@ def box(tmp_path: Path) -> Iterator[Box]:
         yield made
     finally:
         done = made.caddis("down")
-        store = tmp_path / "data" / "host" / "images" / "fs"
-        if os.path.ismount(store):
-            subprocess.run(["umount", store], check=True)
+        for point, _ in reversed(kernel.mounts_below(tmp_path)):  # a host keeps its stores mounted
+            kernel.unmount(point)
     assert done.returncode == 0, done.stderr
     assert not presence.held(made.run_dir)
 

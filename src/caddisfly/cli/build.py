@@ -5,21 +5,22 @@ from __future__ import annotations
 import os
 import re
 import sys
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from caddisfly.cli import show, target
+from caddisfly.cli.config import Environment, Lenient
 from caddisfly.cli.target import App, AsJson
-from caddisfly.model.errors import FailedPrecondition, InvalidArgument, NotFound
+from caddisfly.model.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from caddisfly.launch.build.display import Display
     from caddisfly.launch.build.image import Extras, Made, Prepared
     from caddisfly.launch.build.recipe import Wishes
     from caddisfly.launch.build.remote import RegistryPlace
+    from caddisfly.launch.config import AppConfig
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)b?", re.IGNORECASE)
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
@@ -29,7 +30,11 @@ _UNITS = {"": 10**6, "k": 10**3, "m": 10**6, "g": 10**9}
 def build(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The folder. Default: this one.")] = Path("."),
     app: App = "",
-    config: Annotated[str, typer.Option("--config", "-c", help="fly.toml to read. Default: that of the folder.")] = "",
+    config: Annotated[
+        str, typer.Option("--config", "-c", help="fly.toml to read. Default: FLY_CONFIG, else that of the folder.")
+    ] = "",
+    env: Environment = "",
+    lenient: Lenient = False,
     dockerfile: Annotated[str, typer.Option("--dockerfile", help="Path or URL of the Dockerfile.")] = "",
     ignorefile: Annotated[str, typer.Option("--ignorefile", help="Instead of .dockerignore.")] = "",
     build_target: Annotated[str, typer.Option("--build-target", help="Stage of the Dockerfile to build.")] = "",
@@ -70,7 +75,7 @@ def build(
 
     here = Path.cwd()
     folder = (here / directory).resolve()
-    toml, section = _fly_toml(folder, Path(config) if config else None)
+    toml, section = _fly_toml(directory, config, env, lenient=lenient)
     flags = Wishes(
         dockerfile=placed(dockerfile, here),
         ignorefile=placed(ignorefile, here),
@@ -91,7 +96,7 @@ def build(
     else:
         with display.choose(sys.stderr) as shown:
             image.describe(prepared, shown, warn_bytes=warn_bytes)
-            name = app or toml.get("app", "")
+            name = app or os.environ.get("FLY_APP", "") or toml.app
             if local_only:
                 made = _here(prepared, extras, shown, app=name, push=push)
             else:
@@ -138,20 +143,20 @@ def _place(client: Any) -> RegistryPlace:
     return remote.RegistryPlace(place.host, url.rstrip("/")) if url else place
 
 
-def _fly_toml(folder: Path, named: Path | None) -> tuple[dict[str, Any], Wishes]:
-    """The file, and what its `[build]` says. Only a named one has to be there."""
+def _fly_toml(folder: Path, given: str, env: str, *, lenient: bool) -> tuple[AppConfig, Wishes]:
+    """The file, and what its `[build]` says. Only one that is named has to be there."""
+    from caddisfly.launch import config as launch
     from caddisfly.launch.build.recipe import Wishes
+    from caddisfly.launch.config import locate
 
-    path = (named / "fly.toml" if named.is_dir() else named) if named is not None else folder / "fly.toml"
-    try:
-        config = tomllib.loads(path.read_text())
-    except FileNotFoundError as error:
-        if named is not None:
-            raise NotFound(f"config file '{named}' not found", next="correct --config") from error
-        return {}, Wishes()
-    except (OSError, ValueError) as error:
-        raise FailedPrecondition(f"{path} cannot be read", why=str(error), next="correct it") from error
-    return config, Wishes.of_section(config.get("build") or {}, path.resolve().parent)
+    named = bool(given or os.environ.get(locate.VARIABLE))
+    if not named and not env and not any((folder / name).is_file() for name in locate.NAMES):
+        return launch.AppConfig(), Wishes()
+    files = launch.find(given, environment=env, directory=None if named else folder)
+    config = launch.load(files, strict=not lenient)
+    for warning in config.warnings:
+        show.note(f"Warning: {warning}")
+    return config, Wishes.of_section(config.build, files.directory)
 
 
 def _pairs(given: list[str] | None, flag: str) -> dict[str, str]:

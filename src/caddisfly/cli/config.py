@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from caddisfly.launch.config import AppConfig
     from caddisfly.launch.config.running import GroupComparison
 
-Config = Annotated[str, typer.Option("--config", "-c", help="The file. Default: CADDIS_CONFIG, else fly.toml here.")]
+Config = Annotated[str, typer.Option("--config", "-c", help="The file. Default: FLY_CONFIG, else fly.toml here.")]
 Environment = Annotated[
     str, typer.Option("--env", metavar="NAME", help="Put fly.NAME.toml over it, as in --env staging.")
 ]

@@ -33,14 +33,14 @@ def client() -> Client:
 
 
 def app_of_directory(directory: Path | None = None) -> str:
-    """`FLY_APP`, else `app` of the config file here or of CADDIS_CONFIG; empty when nothing says.
+    """`FLY_APP`, else `app` of the config file here or of FLY_CONFIG; empty when nothing says.
 
     Raises `FailedPrecondition` for a file that is broken, `NotFound` for one that is named and missing.
     """
     if name := os.environ.get("FLY_APP"):
         return name
     here = directory or Path.cwd()
-    if os.environ.get("CADDIS_CONFIG") or any((here / other).is_file() for other in ("fly.json", "fly.yaml")):
+    if os.environ.get("FLY_CONFIG") or any((here / other).is_file() for other in ("fly.json", "fly.yaml")):
         return _app_of_config(here)
     path = here / "fly.toml"
     try:

@@ -21,7 +21,7 @@ import caddisfly
 from caddisfly.bus import contract
 from caddisfly.bus.catalog import HOST, MACHINE, HostEntry, Publication
 from caddisfly.bus.connection import Bus
-from caddisfly.bus.rpc import Dispatcher
+from caddisfly.bus.rpc import BusCaller, Dispatcher
 from caddisfly.host.builds.buildah import Destination
 from caddisfly.host.builds.builds import Builds
 from caddisfly.host.builds.contexts import Repositories
@@ -163,6 +163,9 @@ class Agent:
         self._tasks = [
             asyncio.create_task(self._beat(), name="beat"),
             asyncio.create_task(self._forget_destroyed(), name="forget"),
+            asyncio.create_task(
+                self._builds.follow_deletions(BusCaller(self._bus, contract.CONTROL)), name="deleted-apps"
+            ),
             asyncio.create_task(Schedule(engine).run(), name="schedule"),
             asyncio.create_task(self._sweep_again(), name="sweep"),
         ]

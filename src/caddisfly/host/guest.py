@@ -38,6 +38,7 @@ def compile_sandbox(
     program: Program | None = None,
     image: ImageConfig,
     secrets: Mapping[str, str],
+    image_configs: Mapping[str, bytes],
     root: Path,
     netns: Path,
     log: Path,
@@ -57,7 +58,7 @@ def compile_sandbox(
     if not cwd.startswith("/"):
         cwd = f"/{cwd}"
     _must_exist(root, argv[0], path=env["PATH"], cwd=cwd, image=name)
-    for file in _files(machine.config, program, secrets):
+    for file in _files(machine.config, program, secrets, image_configs):
         inroot.write_file(root, file.guest_path, file.content, mode=file.mode)
     hostname = machine.config.hostname or machine.id
     guest = machine.config.guest
@@ -138,7 +139,9 @@ def _secrets_of(program: Program, secrets: Mapping[str, str]) -> dict[str, str]:
     return {variable: secrets[name] for variable, name in program.secrets.items()}
 
 
-def _files(config: Config, program: Program | None, secrets: Mapping[str, str]) -> list[GuestFile]:
+def _files(
+    config: Config, program: Program | None, secrets: Mapping[str, str], image_configs: Mapping[str, bytes]
+) -> list[GuestFile]:
     """All that are to be written. Raises `InvalidArgument` for a secret that is not there, or is not base64."""
     plain = [*config.files, *(program.files if program is not None else ())]
     for file in (*config.secret_files, *(program.secret_files if program is not None else ())):
@@ -157,6 +160,8 @@ def _files(config: Config, program: Program | None, secrets: Mapping[str, str]) 
                 next="set it anew: the content of a file is kept in base64",
             ) from error
         plain.append(GuestFile(file.guest_path, content, file.mode))
+    for described in (*config.image_config_files, *(program.image_config_files if program is not None else ())):
+        plain.append(GuestFile(described.guest_path, image_configs[described.image], described.mode))
     return plain
 
 

@@ -89,7 +89,7 @@ class Machines:
         config = Config.parse(request.config)
         _refuse_what_is_not_there(config)
         warnings = self._parts.accept(config)
-        image, container_images = await self._resolve(config, request.app.org_id)
+        image, container_images, file_images = await self._resolve(config, request.app.org_id)
         now = wall_ms()
         machine = Machine(
             id=request.machine_id,
@@ -106,6 +106,7 @@ class Machines:
             config=config,
             image=image,
             container_images=container_images,
+            file_images=file_images,
             private_ip=addresses.sixpn(
                 network_id=request.app.network_id,
                 host_id=self._settings.host_id,
@@ -133,7 +134,7 @@ class Machines:
         config = Config.parse(request.config)
         _refuse_what_is_not_there(config)
         warnings = self._parts.accept(config)
-        image, container_images = await self._resolve(config, machine.org_id)
+        image, container_images, file_images = await self._resolve(config, machine.org_id)
         if machine.state in _UP and not request.skip_launch:
             # Said while the version before still runs: afterwards there would be nothing to go back to.
             self._capacity.check(replace(machine, config=config), self._engine.machines.values())
@@ -148,6 +149,7 @@ class Machines:
                 launch=not request.skip_launch,
                 cordoned=request.skip_service_registration,
                 container_images=container_images,
+                file_images=file_images,
                 warnings=warnings,
             )
             if not request.lease_ttl_s:
@@ -278,13 +280,16 @@ class Machines:
         lines = await self._logs.read(machine, since_ns=request.since_ns, limit=request.limit)
         return contract.LogLines(lines=tuple(lines))
 
-    async def _resolve(self, config: Config, org_id: str) -> tuple[ImageRef, dict[str, str]]:
-        """Its image, which is that of the first container when it names none itself, and those of all containers."""
+    async def _resolve(self, config: Config, org_id: str) -> tuple[ImageRef, dict[str, str], dict[str, str]]:
+        """Its image, which is that of the first container when it names none itself; those of all containers, by their
+        names; and those whose configs it is given, by theirs."""
         wanted = {program.name: program.image for program in config.programs if program.image}
-        names = dict.fromkeys((*filter(None, (config.image,)), *wanted.values()))
+        runs = dict.fromkeys((*filter(None, (config.image,)), *wanted.values()))
+        names = dict.fromkeys((*runs, *sorted(config.file_images)))
         found = {name: _ref(await self._images.resolve(name, organization=org_id)) for name in names}
-        first, *_ = found.values()
-        return first, {container: str(found[name]) for container, name in wanted.items()}
+        first = found[next(iter(runs))]
+        containers = {container: str(found[name]) for container, name in wanted.items()}
+        return first, containers, {name: str(found[name]) for name in config.file_images}
 
     @property
     def _images(self) -> Images:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import json
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -113,6 +114,7 @@ class SimulatedComputer:
         program: Program | None,
         image: ImageConfig,
         secrets: Mapping[str, str],
+        image_configs: Mapping[str, bytes],
         root: Path,
         netns: Path,
         log: Path,
@@ -175,6 +177,9 @@ class SimulatedImages:
 
     async def fetch(self, image: ResolvedImage) -> Image:
         return Image(image, ())
+
+    async def config_of(self, image: ResolvedImage) -> bytes:
+        return json.dumps({"os": "linux", "config": {"Cmd": list(image.config.cmd)}}).encode()
 
     def referenced_by(self, in_use: Callable[[], Iterable[str]]) -> None:
         """Nothing is ever deleted."""

@@ -17,7 +17,7 @@ from caddisfly.model import check, member, program
 from caddisfly.model.check import CheckConfig
 from caddisfly.model.errors import InvalidArgument
 from caddisfly.model.guest import Guest
-from caddisfly.model.program import GuestFile, Program, RestartPolicy, SecretFile, StopConfig
+from caddisfly.model.program import GuestFile, ImageConfigFile, Program, RestartPolicy, SecretFile, StopConfig
 from caddisfly.model.service import Service
 
 ROOT_MAX_GB = 50
@@ -108,8 +108,14 @@ class Config:
 
     @property
     def images(self) -> frozenset[str]:
-        """Names of all images that it runs."""
-        return frozenset(filter(None, (self.image, *(one.image for one in self.programs))))
+        """Names of all images that it runs, or is given the config of."""
+        return frozenset(filter(None, (self.image, *(one.image for one in self.programs)))) | self.file_images
+
+    @property
+    def file_images(self) -> frozenset[str]:
+        """Names of the images whose configs it is given as files."""
+        files = (*self.image_config_files, *(file for one in self.programs for file in one.image_config_files))
+        return frozenset(file.image for file in files)
 
     @property
     def restart(self) -> RestartPolicy:
@@ -166,6 +172,10 @@ class Config:
     @property
     def secret_files(self) -> tuple[SecretFile, ...]:
         return program.secret_files(self.wire.get("files"))
+
+    @property
+    def image_config_files(self) -> tuple[ImageConfigFile, ...]:
+        return program.image_config_files(self.wire.get("files"))
 
     @property
     def hostname(self) -> str:

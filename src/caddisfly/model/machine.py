@@ -122,6 +122,8 @@ class Machine:
     """Which set of its app's secrets it is started with. 0: none."""
     container_images: Mapping[str, str] = field(default_factory=dict)
     """References with digests, by container: what this version runs, whatever becomes of the tags."""
+    file_images: Mapping[str, str] = field(default_factory=dict)
+    """References with digests, by name, of the images whose configs are among its files."""
     lease: Lease | None = None
     """May have run out: ask its host's `Leases`."""
     checks: tuple[Check, ...] = ()
@@ -150,8 +152,9 @@ class Machine:
 
     @property
     def digests(self) -> frozenset[str]:
-        """Of all images that it runs."""
-        return frozenset(reference.rpartition("@")[2] for reference in self.references.values())
+        """Of all images that it runs, or is given the config of."""
+        references = (*self.references.values(), *self.file_images.values())
+        return frozenset(reference.rpartition("@")[2] for reference in references)
 
     @property
     def alive(self) -> bool:

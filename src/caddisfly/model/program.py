@@ -65,6 +65,15 @@ class SecretFile:
     mode: int = 0o644
 
 
+@dataclass(frozen=True, slots=True)
+class ImageConfigFile:
+    """A file whose content is the OCI config of an image, as JSON."""
+
+    guest_path: str
+    image: str
+    mode: int = 0o644
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
     """One of several programs in a Machine. An empty `image` is the Machine's, with its root shared by all of them."""
@@ -81,6 +90,7 @@ class Program:
     """Names of the app's secrets by variable. None: all of them, each in the variable of its name."""
     files: tuple[GuestFile, ...] = ()
     secret_files: tuple[SecretFile, ...] = ()
+    image_config_files: tuple[ImageConfigFile, ...] = ()
     restart: RestartPolicy = field(default_factory=RestartPolicy)
     stop: StopConfig | None = None
     """None: as the Machine is stopped."""
@@ -113,6 +123,14 @@ def secret_files(entries: object) -> tuple[SecretFile, ...]:
         SecretFile(entry["guest_path"], entry["secret_name"], entry.get("mode") or 0o644)
         for entry in entries or ()  # type: ignore[attr-defined]
         if "secret_name" in entry
+    )
+
+
+def image_config_files(entries: object) -> tuple[ImageConfigFile, ...]:
+    return tuple(
+        ImageConfigFile(entry["guest_path"], entry["image_config"], entry.get("mode") or 0o644)
+        for entry in entries or ()  # type: ignore[attr-defined]
+        if "image_config" in entry
     )
 
 
@@ -159,6 +177,7 @@ def _of_container(wire: Mapping[str, Any], config: Mapping[str, Any]) -> Program
         secrets=_secrets(wire),
         files=guest_files(wire.get("files")),
         secret_files=secret_files(wire.get("files")),
+        image_config_files=image_config_files(wire.get("files")),
         restart=restart_policy(wire.get("restart") or {}),
         stop=stop_config(wire["stop"]) if wire.get("stop") else None,
         after=tuple((one["name"], one.get("condition") or STARTED) for one in wire.get("depends_on") or ()),
@@ -367,6 +386,8 @@ def checked_files(value: object, field: str) -> list[Any]:
                 base64.b64decode(member.text(entry["raw_value"], f"{field}[{index}].raw_value"), validate=True)
             except binascii.Error as error:
                 raise InvalidArgument(f"invalid {field}[{index}].raw_value, not base64", why=str(error)) from error
+        if "image_config" in entry and not member.text(entry["image_config"], f"{field}[{index}].image_config"):
+            raise InvalidArgument(f"invalid {field}[{index}].image_config, give the name of an image")
         if "mode" in entry:
             entry["mode"] = member.whole(entry["mode"], f"{field}[{index}].mode", 0, 0o7777)
     return list(value)  # type: ignore[call-overload, no-any-return]

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from caddisfly.up import doctor_kernel, doctor_kvm, doctor_runtime, ports, presence, start
+from caddisfly.up import doctor_builds, doctor_kernel, doctor_kvm, doctor_runtime, ports, presence, start
 from caddisfly.up.examination import Bench, Check, bench
 from caddisfly.up.settings import Settings, load
 
@@ -112,5 +112,7 @@ CHECKS: tuple[Examine, ...] = (
     doctor_kernel.seccomp,
     doctor_runtime.conmon,
     doctor_runtime.runtimes,
+    doctor_builds.tools,
+    doctor_builds.directories,
     doctor_kvm.kvm,
 )

@@ -46,8 +46,8 @@ def test_toml_json_and_yaml_are_looked_for_in_this_order(tmp_path: Path) -> None
 
 def test_config_beats_the_variable_which_beats_the_directory(tmp_path: Path) -> None:
     write(tmp_path, fly="app = 'here'", other="app = 'other'", variable="app = 'variable'")
-    assert load(tmp_path, CADDIS_CONFIG="variable.toml").app == "variable"
-    assert load(tmp_path, "other.toml", CADDIS_CONFIG="variable.toml").app == "other"
+    assert load(tmp_path, FLY_CONFIG="variable.toml").app == "variable"
+    assert load(tmp_path, "other.toml", FLY_CONFIG="variable.toml").app == "other"
     (tmp_path / "sub").mkdir()
     write(tmp_path / "sub", fly="app = 'sub'")
     assert load(tmp_path, "sub").app == "sub"
@@ -57,8 +57,8 @@ def test_a_file_that_is_named_and_missing_is_an_error_though_another_is_there(tm
     write(tmp_path, fly="app = 'here'")
     with pytest.raises(NotFound, match=r"config file not found at .*gone\.toml: --config names it"):
         load(tmp_path, "gone.toml")
-    with pytest.raises(NotFound, match="CADDIS_CONFIG names it"):
-        load(tmp_path, CADDIS_CONFIG="gone.toml")
+    with pytest.raises(NotFound, match="FLY_CONFIG names it"):
+        load(tmp_path, FLY_CONFIG="gone.toml")
 
 
 def test_no_file_at_all_says_what_makes_one(tmp_path: Path) -> None:

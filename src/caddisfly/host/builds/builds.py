@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from caddisfly.bus import contract
-from caddisfly.bus.rpc import Dispatcher
+from caddisfly.bus.rpc import Caller, Dispatcher
 from caddisfly.host.builds import log as logs
 from caddisfly.host.builds.build import Build, Step
 from caddisfly.host.builds.log import BuildLog
@@ -34,6 +34,7 @@ from caddisfly.model.errors import (
     InvalidArgument,
     NotFound,
     Problem,
+    Unavailable,
     Unimplemented,
 )
 from caddisfly.model.machine import wall_ms
@@ -60,6 +61,8 @@ class Carrier(Protocol):
         ...
 
     def evict(self) -> list[str]: ...
+
+    def forget(self, org_id: str, app_id: str) -> None: ...
 
 
 @dataclass(slots=True)
@@ -185,13 +188,54 @@ class Builds:
         build = self._find(request)
         work = self._work.get(build.id)
         if work is not None:
-            work.cancelled = True
-            if work.task is None:
-                await self._end(build.cancel(wall_ms()))
-            else:
-                work.task.cancel()
-                await asyncio.wait((work.task,))
+            await self._cancel(build, work)
         return self._reply(self._builds[build.id])
+
+    async def _cancel(self, build: Build, work: _Work) -> None:
+        work.cancelled = True
+        if work.task is None:
+            await self._end(build.cancel(wall_ms()))
+        else:
+            work.task.cancel()
+            await asyncio.wait((work.task,))
+
+    async def follow_deletions(self, control: Caller) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(self._settings.forget_every_s)
+            await self.forget_deleted(control)
+
+    async def forget_deleted(self, control: Caller) -> None:
+        """Remove what was kept for apps that are gone: their caches, logs and records.
+
+        Control is asked, app by app: a host that was away when an app was deleted finds out all the same. As long as
+        that cannot be told, everything stays.
+        """
+        if self._carrier is None:
+            return  # the caches are out of reach, and the records say of whom they are
+        apps = {(build.app_id, build.app_name, build.org_id) for build in self._builds.values()}
+        for app_id, name, org_id in sorted(apps):
+            ask = contract.AskNeeds(app_id=app_id, name=name, org_id=org_id)
+            try:
+                if (await control.call(contract.ASK_NEEDS, ask)).alive:
+                    continue
+                await self._forget_app(app_id, org_id, self._carrier)
+            except Unavailable as problem:
+                log.info("builds.deletions_unknown", extra={"reason": str(problem)})
+                return
+            except (Problem, OSError) as problem:
+                log.warning("builds.not_forgotten", extra={"app": name, "reason": str(problem)})
+
+    async def _forget_app(self, app_id: str, org_id: str, carrier: Carrier) -> None:
+        for build in [build for build in self._builds.values() if build.app_id == app_id]:
+            work = self._work.get(build.id)
+            if work is not None:
+                await self._cancel(build, work)
+        # The records go last: while there is one, what could not be removed is tried again.
+        await asyncio.to_thread(carrier.forget, org_id, app_id)
+        for build in [build for build in self._builds.values() if build.app_id == app_id]:
+            await self._forget(build)
+        log.info("builds.app_forgotten", extra={"app_id": app_id})
 
     async def read_log(self, request: contract.ReadBuildLog) -> contract.BuildLogPage:
         build = self._find(request)
@@ -301,9 +345,12 @@ class Builds:
     async def _forget_old(self, app_id: str) -> None:
         ended = [build for build in self._builds.values() if build.app_id == app_id and build.ended]
         for build in ended[: -self._settings.kept]:
-            await self._journal.forget_build(build.id)
-            del self._builds[build.id]
-            self._log_path(build).unlink(missing_ok=True)
+            await self._forget(build)
+
+    async def _forget(self, build: Build) -> None:
+        await self._journal.forget_build(build.id)
+        self._builds.pop(build.id, None)
+        self._log_path(build).unlink(missing_ok=True)
 
     async def _remember(self, build: Build) -> Build:
         await self._journal.write_build(build)

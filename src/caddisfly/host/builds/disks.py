@@ -107,7 +107,7 @@ class Disks:
 
     def forget(self, org_id: str, app_id: str) -> None:
         """Remove an app's cache."""
-        (self._caches / org_id / f"{app_id}.ext4").unlink(missing_ok=True)
+        (self._caches / _name(org_id) / f"{_name(app_id)}.ext4").unlink(missing_ok=True)
 
     def _empty(self) -> Path:
         template = self._top / f"empty-{self._settings.disk_gb}.ext4"

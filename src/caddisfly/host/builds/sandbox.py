@@ -147,6 +147,10 @@ class Workshop:
         """Make room among the caches. Blocks."""
         return self._disks.evict()
 
+    def forget(self, org_id: str, app_id: str) -> None:
+        """Remove an app's cache. Nothing of the app is built any more. Blocks."""
+        self._disks.forget(org_id, app_id)
+
     def _check_disk(self) -> None:
         free = self._disks.free_mb()
         if free < self._settings.min_free_mb:

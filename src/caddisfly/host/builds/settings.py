@@ -87,6 +87,12 @@ class BuildSettings(BaseModel):
     kept: int = Field(
         default=50, ge=1, description="Ended builds of one app that stay readable, with their logs. Default 50."
     )
+    forget_every_s: float = Field(
+        default=300,
+        gt=0,
+        description="Seconds between two looks at which apps were deleted, whose caches, logs and records then go. "
+        "Default 300: it is about space, and other tenants cannot see them anyway.",
+    )
     env: dict[str, str] = Field(
         default_factory=dict,
         description="Environment of every step, such as HTTP_PROXY or PIP_INDEX_URL. Not part of the image. Default: "

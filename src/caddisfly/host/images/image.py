@@ -55,6 +55,7 @@ class ResolvedImage:
     manifest_digest: str
     config: ImageConfig
     layers: tuple[Layer, ...]
+    config_digest: str = ""
     source: Reference | None = None
     """Where its layers are to be had, when that is not what its name says."""
     stale: bool = False

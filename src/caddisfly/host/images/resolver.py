@@ -108,11 +108,17 @@ class Resolver:
             text = self._blobs.read(document.config.digest, max_bytes=MAX_CONFIG_BYTES)
             config, layers = read_config(text, document, what=what)
             check_layer_sizes(layers, what=what, max_bytes=self._settings.max_layer_bytes)
-            known = ResolvedImage(wanted.at(digest), digest, manifest_digest, config, layers)
+            known = ResolvedImage(
+                wanted.at(digest), digest, manifest_digest, config, layers, config_digest=document.config.digest
+            )
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
             self._known[digest] = known
         return replace(known, reference=wanted.at(digest))
+
+    def config_of(self, image: ResolvedImage) -> bytes:
+        """FileNotFoundError when it is not here any more."""
+        return self._blobs.read(image.config_digest, max_bytes=MAX_CONFIG_BYTES)
 
     def documents(self, digest: str) -> set[str]:
         """The digests of all manifests and the config of an image that is here: what its name keeps alive."""

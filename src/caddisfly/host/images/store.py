@@ -132,6 +132,11 @@ class ImageStore:
         finally:
             self._collector.fetching.remove(image)
 
+    async def config_of(self, image: ResolvedImage) -> bytes:
+        """Its OCI config, byte for byte as it came."""
+        with self._disk_errors(f"read the config of {image.reference}"):
+            return await asyncio.to_thread(self._resolver.config_of, image)
+
     async def pull(self, reference: str, *, credentials: Credentials | None = None) -> ResolvedImage:
         """Bring an image here because the operator says so. It stays until it is removed."""
         wanted = Reference.parse(reference)

@@ -129,6 +129,7 @@ def update(
     cordoned: bool,
     secrets_version: int = 0,
     container_images: Mapping[str, str] | None = None,
+    file_images: Mapping[str, str] | None = None,
     warnings: tuple[str, ...] = (),
 ) -> Decision:
     """Update call: a new version. A Machine that is down stays down on it (reference M4)."""
@@ -151,6 +152,7 @@ def update(
             "config": dict(machine.config.wire),
             "image": machine.image.to_wire(),
             "container_images": dict(machine.container_images),
+            "file_images": dict(machine.file_images),
             "instance_id": machine.instance_id,
             "secrets_version": machine.secrets_version,
             "state": machine.state,
@@ -163,6 +165,7 @@ def update(
         image=image,
         secrets_version=secrets_version,
         container_images=container_images or {},
+        file_images=file_images or {},
         instance_id=ids.ulid(),
         cordoned=cordoned,
         restart_count=0,
@@ -265,6 +268,7 @@ def failed(machine: Machine, operation: Operation, problem: Problem, *, now_ms: 
             config=Config(before["config"]),
             image=ImageRef(**before["image"]),
             container_images=before.get("container_images", {}),
+            file_images=before.get("file_images", {}),
             instance_id=str(before["instance_id"]),
             secrets_version=int(before.get("secrets_version", 0)),
             state=str(before["state"]),

@@ -44,6 +44,10 @@ class Images(Protocol):
 
     async def fetch(self, image: ResolvedImage) -> Image: ...
 
+    async def config_of(self, image: ResolvedImage) -> bytes:
+        """Its OCI config as it came, which is JSON."""
+        ...
+
     @property
     def roots(self) -> Roots: ...
 
@@ -95,6 +99,8 @@ class Work:
     """Set when another operation wants to take over: a step that only waits then ends this one."""
     images: Mapping[str, Image] = field(default_factory=dict)
     """By container, as `Machine.references`."""
+    image_configs: Mapping[str, bytes] = field(default_factory=dict)
+    """What is written into files, by the name of the image."""
     roots: Mapping[str, Path] = field(default_factory=dict)
     netns: Path | None = None
     timings_ms: dict[str, float] = field(default_factory=dict)

@@ -10,11 +10,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import httpx
 
 import caddisfly
+from caddisfly.launch.config.build import Build
 from caddisfly.model.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable, Unimplemented
 
 URL_TIMEOUT_S = 30.0
@@ -37,29 +37,17 @@ class Wishes:
     args: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
-    def of_section(section: Any, directory: Path) -> Wishes:
-        """`[build]` of the fly.toml in this directory. Raises `InvalidArgument`."""
-        if not isinstance(section, Mapping):
-            raise InvalidArgument("[build] of fly.toml is not a table")
-        texts = {key: section.get(key) or "" for key in ("image", "dockerfile", "ignorefile", "builder", "builtin")}
-        texts["target"] = section.get("build-target") or section.get("build_target") or ""
-        for key, value in texts.items():
-            if not isinstance(value, str):
-                raise InvalidArgument(f"[build] {key} in fly.toml is not a text")
-        packs, args = section.get("buildpacks") or [], section.get("args") or {}
-        if not isinstance(packs, list) or not isinstance(args, Mapping):
-            raise InvalidArgument("[build] in fly.toml: buildpacks is a list and args a table")
-        for key in ("dockerfile", "ignorefile"):
-            texts[key] = placed(texts[key], directory)
+    def of_section(section: Build, directory: Path) -> Wishes:
+        """`[build]` of the fly.toml in this directory."""
         return Wishes(
-            image=texts["image"],
-            dockerfile=texts["dockerfile"],
-            target=texts["target"],
-            ignorefile=texts["ignorefile"],
-            builder=texts["builder"],
-            builtin=texts["builtin"],
-            buildpacks=tuple(str(pack) for pack in packs),
-            args={str(name): _text(value) for name, value in args.items()},
+            image=section.image,
+            dockerfile=placed(section.dockerfile, directory),
+            target=section.target,
+            ignorefile=placed(section.ignorefile, directory),
+            builder=section.builder,
+            builtin=section.builtin,
+            buildpacks=section.buildpacks,
+            args=section.args,
         )
 
 
@@ -193,8 +181,3 @@ def _body(response: httpx.Response, url: str, deadline: float) -> bytes:
     if not body:
         raise InvalidArgument(f"{url} is no Dockerfile", why="it is empty")
     return bytes(body)
-
-
-def _text(value: object) -> str:
-    """As flyctl makes texts of what a table of texts holds."""
-    return str(value).lower() if isinstance(value, bool) else str(value)

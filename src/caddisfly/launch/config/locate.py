@@ -1,4 +1,4 @@
-"""Which files a command is about: `--config`, else `CADDIS_CONFIG`, else what lies in the directory.
+"""Which files a command is about: `--config`, else `FLY_CONFIG`, else what lies in the directory.
 
 A file that was named and is not there is an error, never a reason to go on with another one: that is how a wrong app
 gets deployed.
@@ -16,7 +16,7 @@ from caddisfly.model.errors import FailedPrecondition, InvalidArgument, NotFound
 
 NAMES = ("fly.toml", "fly.json", "fly.yaml")
 SUFFIXES = (".toml", ".json", ".yaml", ".yml")
-VARIABLE = "CADDIS_CONFIG"
+VARIABLE = "FLY_CONFIG"
 APP_VARIABLE = "FLY_APP"
 
 

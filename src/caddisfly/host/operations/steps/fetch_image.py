@@ -1,4 +1,7 @@
-"""Bring its images here. Free when every layer is present; never asks a registry what is known by digest."""
+"""Bring its images here, and the configs of those that it is only told about.
+
+Free when every layer is present; never asks a registry what is known by digest.
+"""
 
 from __future__ import annotations
 
@@ -11,4 +14,8 @@ async def run(work: Work) -> None:
     work.images = {
         container: await images.fetch(await images.resolve(reference, organization=organization))
         for container, reference in work.machine.references.items()
+    }
+    work.image_configs = {
+        name: await images.config_of(await images.resolve(reference, organization=organization))
+        for name, reference in work.machine.file_images.items()
     }

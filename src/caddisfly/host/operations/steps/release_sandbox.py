@@ -12,4 +12,4 @@ async def run(work: Work) -> None:
     await root.unmount(work.parts, work.machine, for_good=work.operation.kind == plans.DESTROY)
     if work.machine.run_id:
         await work.parts.links.detach(attachment_of(work.machine))
-    work.images, work.roots, work.netns = {}, {}, None
+    work.images, work.image_configs, work.roots, work.netns = {}, {}, {}, None

@@ -36,6 +36,7 @@ async def _compile(work: Work, program: Program | None, secrets: Mapping[str, st
         program=program,
         image=work.images[container].resolved.config,
         secrets=secrets,
+        image_configs=work.image_configs,
         root=work.roots[container],
         netns=work.netns,
         log=log_of(work.parts.settings, work.machine.id, name),
