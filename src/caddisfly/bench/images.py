@@ -14,28 +14,33 @@ import shutil
 import tempfile
 import threading
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from caddisfly.bench.platform import run
 from caddisfly.bench.series import Series
 from caddisfly.host.images.build import write_oci_layout
+from caddisfly.host.images.kernel import mounts_below, unmount
 from caddisfly.host.images.manifest import OCI_MANIFEST
 from caddisfly.host.images.settings import ImageSettings
 from caddisfly.host.images.store import ImageStore
 from caddisfly.model.errors import FailedPrecondition
 
 COLD, PEER, WARM = "cold: pull and unpack", "skopeo copy + umoci unpack", "warm: resolve, check and mount"
+DOCKER = "docker pull"
 _COLD_ROUNDS, _ROOT_MB = 5, 1024
 _CACHE = Path("/var/tmp/caddis-bench")
 _EXCLUDED = ("man", "doc", "locale")
 _MIB = 1 << 20
+_DOCKER_UP_S, _LOOK_EVERY_S = 20.0, 0.1
 
 
 async def measure(*, rounds: int) -> dict[str, Any]:
     """Cold a few times, ours and theirs in turns; warm as often as asked."""
     tar = await _userland()
-    cold, peer, warm = Series(COLD), Series(PEER), Series(WARM)
+    cold, peer, docker, warm = Series(COLD), Series(PEER), Series(DOCKER), Series(WARM)
     with tempfile.TemporaryDirectory(dir="/var/tmp") as scratch:
         directory = Path(scratch)
         layout = directory / "layout"
@@ -50,6 +55,9 @@ async def measure(*, rounds: int) -> dict[str, Any]:
                     if shutil.which("umoci"):
                         # On the same file system, which is a good one.
                         peer.times_ms.append(await _peer(store.filesystem.path / "peer", f"{host}/bench:1"))
+                async with dockerd(store.filesystem.path / "dockerd") as socket:
+                    if socket:
+                        docker.times_ms += [await _docker(socket, f"{host}/bench:1") for _ in range(_COLD_ROUNDS)]
                 await store.fetch(await store.resolve(f"{host}/bench:1"))
                 reference = f"{host}/bench:1@{digest}"
                 for number in range(rounds):
@@ -59,8 +67,9 @@ async def measure(*, rounds: int) -> dict[str, Any]:
                 await store.close(unmount=True)
         finally:
             server.shutdown()
-    ratios = {PEER: round(cold.to_wire()["p50_ms"] / peer.to_wire()["p50_ms"], 2)} if peer.times_ms else {}
-    measured = [series for series in (cold, peer, warm) if series.times_ms]
+    ours = cold.to_wire()["p50_ms"]
+    ratios = {one.name: round(ours / one.to_wire()["p50_ms"], 2) for one in (peer, docker) if one.times_ms}
+    measured = [series for series in (cold, peer, docker, warm) if series.times_ms]
     return {
         "series": {series.name: series.to_wire() for series in measured},
         "ratios": ratios,
@@ -93,6 +102,52 @@ async def _peer(directory: Path, name: str) -> float:
         return (time.perf_counter() - began) * 1000
     finally:
         await asyncio.to_thread(shutil.rmtree, directory)
+
+
+async def _docker(socket: str, name: str) -> float:
+    began = time.perf_counter()
+    await run("docker", "--host", socket, "pull", "--quiet", name)
+    took = (time.perf_counter() - began) * 1000
+    await run("docker", "--host", socket, "rmi", "--force", name)
+    return took
+
+
+@asynccontextmanager
+async def dockerd(directory: Path) -> AsyncIterator[str]:
+    """A daemon that only pulls: it has no network of its own, and leaves the firewall alone. Empty: none runs here."""
+    program = shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if program is None or shutil.which("docker") is None:
+        yield ""
+        return
+    directory.mkdir()
+    socket = f"unix://{directory}/sock"
+    words = ("--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false")
+    places = (f"--data-root={directory}/data", f"--exec-root={directory}/exec", f"--pidfile={directory}/pid")
+    with (directory / "log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            program, *places, f"--host={socket}", *words, stdout=log, stderr=log
+        )
+    try:
+        yield socket if await _answers(process, socket) else ""
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+        for mount in reversed(mounts_below(directory)):
+            unmount(mount[0])
+
+
+async def _answers(process: asyncio.subprocess.Process, socket: str) -> bool:
+    """Whether it comes up at all."""
+    until = time.monotonic() + _DOCKER_UP_S
+    while process.returncode is None and time.monotonic() < until:
+        try:
+            await run("docker", "--host", socket, "version", "--format", "{{.Server.Version}}")
+        except FailedPrecondition:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            continue
+        return True
+    return False
 
 
 async def _userland() -> Path:
