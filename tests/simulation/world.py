@@ -128,7 +128,7 @@ class World:
         self.complaints: list[str] = []
         self.trace: list[tuple[float, str, str, object]] = []
         self.disk = Disk(self.complain)
-        self.notes = SimNotes()
+        self.notes = SimNotes(self.disk)
         self.rooms = Rooms(self)
         self.server = Server(self)
         self.faults = True
