@@ -1,4 +1,5 @@
-"""The journal on a disk that is simulated: the same calls and the same refusals, durable only at commit.
+"""The journal on a disk that is simulated: the same calls and the same refusals, durable only at commit. And the notes
+on pods, which are there as soon as they are written and gone with a reboot.
 
 `Disk` outlives every agent. It also judges: it sees each durable value of each Machine, so what may never be written
 (a Machine that comes back from `destroyed`, an exit recorded twice) is noticed in the moment it is.
@@ -7,6 +8,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import sqlite3
 from collections.abc import Callable
@@ -119,11 +121,15 @@ class Disk:
 class SimNotes:
     """Of all pods, in the memory of the host: there until it reboots. Read as another process does, through JSON."""
 
-    def __init__(self) -> None:
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._homes: set[str] = set()
         self._plans: dict[str, Sandbox] = {}
         self._states: dict[str, State] = {}
 
     def begin(self, plan: Sandbox) -> None:
+        self._homes.add(plan.id)
+        self._room()
         self._plans[plan.id] = plan
 
     def plan(self, id: str) -> Sandbox | None:
@@ -131,7 +137,8 @@ class SimNotes:
         return plan_of(json.loads(encoded(plan))) if plan is not None else None
 
     def keep(self, id: str, state: State) -> None:
-        if id not in self._plans:
+        self._room()
+        if id not in self._homes:
             raise FileNotFoundError(id)
         self._states[id] = state
 
@@ -140,18 +147,25 @@ class SimNotes:
         return State.from_record(json.loads(json.dumps(state.to_record()))) if state is not None else None
 
     def forget(self, id: str) -> None:
+        self._homes.discard(id)
         self._plans.pop(id, None)
         self._states.pop(id, None)
 
     def has(self, id: str) -> bool:
-        return id in self._plans
+        return id in self._homes
 
     def known(self) -> frozenset[str]:
-        return frozenset(self._plans)
+        return frozenset(self._homes)
 
     def clear(self) -> None:
+        self._homes.clear()
         self._plans.clear()
         self._states.clear()
+
+    def _room(self) -> None:
+        """A host that is full is full everywhere."""
+        if self._disk.full:
+            raise OSError(errno.ENOSPC, "no space left on device")
 
 
 Work = Callable[[], Any]

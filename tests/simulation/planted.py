@@ -384,7 +384,25 @@ def pod_ends_only_newest() -> list[Patch]:
     return [(Pods, "destroy", destroy)]
 
 
-_ADOPT_POD = Pod.adopt
+def pod_begun_before_noted() -> list[Patch]:
+    """A pod counts as begun though that could not be written: who tries again finds nothing to do."""
+
+    async def begin(self: Pod) -> None:
+        try:
+            await _BEGIN_POD(self)
+        except OSError:
+            self.begun = all(part.running or part.member.after for part in self._parts)
+            raise
+
+    return [(Pod, "begin", begin)]
+
+
+def pod_needs_room_to_stop() -> list[Patch]:
+    """A pod whose end cannot be written down does not end."""
+    return [(Pod, "_note_stop", Pod._save)]
+
+
+_ADOPT_POD, _BEGIN_POD = Pod.adopt, Pod.begin
 
 BUGS: dict[str, Callable[[], list[Patch]]] = {
     plant.__name__: plant
@@ -419,6 +437,8 @@ BUGS: dict[str, Callable[[], list[Patch]]] = {
         pod_counts_in_memory,
         pod_left_alone_after_crash,
         pod_ends_only_newest,
+        pod_begun_before_noted,
+        pod_needs_room_to_stop,
     )
 }
 

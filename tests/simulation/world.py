@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from caddisfly.bus import connection, contract
 from caddisfly.bus.connection import Bus
@@ -91,11 +90,17 @@ class SimComputer:
         return compile_simulated(machine, **surroundings)
 
 
+class NullServer:
+    """Nobody calls on the socket of the host."""
+
+    def close(self) -> None: ...
+
+
 class SimDispatcher(Dispatcher):
     """Answers on the bus only."""
 
     async def serve_unix(self, path: Path) -> Any:
-        return mock.Mock()
+        return NullServer()
 
 
 class NullLogs:
@@ -123,7 +128,7 @@ class World:
         self.complaints: list[str] = []
         self.trace: list[tuple[float, str, str, object]] = []
         self.disk = Disk(self.complain)
-        self.notes = SimNotes()
+        self.notes = SimNotes(self.disk)
         self.rooms = Rooms(self)
         self.server = Server(self)
         self.faults = True

@@ -37,6 +37,8 @@ _PUT_TIMEOUT_S = 1.0
 _RETRY_S = 1.0
 _READ_TIMEOUT_S = 10.0
 APP, HOST, MACHINE, WHOLE = "app", "host", "machine", "whole"
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+"""Made once, and without looking for circles, which records cannot have: a host encodes each step of each Machine."""
 CONTROL = "control"
 """The owner of apps. A host owns itself and its Machines, under its id."""
 
@@ -138,7 +140,7 @@ class Publication:
 
     def want(self, key: str, value: Mapping[str, Any]) -> None:
         """Say what should stand at `key`, without putting it now."""
-        self._wanted[key] = json.dumps(value, separators=(",", ":")).encode()
+        self._wanted[key] = _encode(value).encode()
 
     async def put(self, key: str, value: Mapping[str, Any]) -> int:
         """Publish now. Returns the revision, or 0 when the bus is away (it is put when it returns)."""

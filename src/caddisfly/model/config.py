@@ -36,6 +36,8 @@ class Config:
     wire: Mapping[str, Any]
     _guest: list[Guest] = field(default_factory=list, init=False, repr=False, compare=False)
     """Read once: a host counts the guests of all its Machines for every bid."""
+    _programs: list[tuple[Program, ...]] = field(default_factory=list, init=False, repr=False, compare=False)
+    """Read once: each publication of a Machine names them."""
 
     @classmethod
     def parse(cls, raw: object) -> Config:
@@ -104,7 +106,9 @@ class Config:
     @property
     def programs(self) -> tuple[Program, ...]:
         """Those that run beside each other. Empty when it is one, as `init` and the image say."""
-        return program.programs(self.wire)
+        if not self._programs:
+            self._programs.append(program.programs(self.wire))
+        return self._programs[0]
 
     @property
     def images(self) -> frozenset[str]:

@@ -43,11 +43,13 @@ class Duration(int):
         sign, rest = (-1, value[1:]) if value.startswith("-") else (1, value.removeprefix("+"))
         if rest == "0":
             return cls(0)
-        total, end = Fraction(0), 0
+        total: int | Fraction = 0
+        end = 0
         for part in _PART.finditer(rest):
             if part.start() != end:
                 break
-            total += Fraction(part[1]) * _UNITS_NS[part[2]]
+            unit = _UNITS_NS[part[2]]
+            total += int(part[1]) * unit if part[1].isdecimal() else Fraction(part[1]) * unit
             end = part.end()
         if not rest or end != len(rest):
             raise InvalidArgument(

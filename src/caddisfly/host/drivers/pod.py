@@ -102,8 +102,8 @@ class Pod:
         for part in self._parts:
             if not part.member.after and not part.running:
                 await self._start(part)
-        self.begun = True
-        self._save()
+        self._save(begun=True)
+        self.begun = True  # not before it is written: who tries again must not find it begun with nobody to go on
         self._go_on()
 
     async def adopt(self, state: State) -> None:
@@ -257,7 +257,7 @@ class Pod:
 
     def _begin_to_stop(self, number: int, patience_s: float | None) -> None:
         self._stopping, self._patience_s = number, patience_s
-        self._save()
+        self._note_stop()
         self._say()
         self._spawn(self._stop_in_order(), "stop")
 
@@ -308,7 +308,7 @@ class Pod:
     async def kill(self) -> None:
         self._killed = True
         self._stopping = self._stopping or signal.SIGKILL
-        self._save()
+        self._note_stop()
         self._say()
         for part in self._parts:
             if part.running:
@@ -380,9 +380,16 @@ class Pod:
     def _id(self, part: _Part, tries: str | None = None) -> str:
         return f"{self.plan.id}.{part.number}.{part.tries if tries is None else tries}"
 
-    def _save(self) -> None:
+    def _note_stop(self) -> None:
+        """On a host that is full it must be possible to stop, too. Whoever asked asks the next agent again."""
+        try:
+            self._save()
+        except OSError as error:
+            log.warning("pod.stop_not_noted", extra={"pod": self.plan.id, "reason": str(error)})
+
+    def _save(self, *, begun: bool = False) -> None:
         parts = {part.member.name: (part.tries, part.retries) for part in self._parts}
-        state = State(begun=self.begun, stopping=self._stopping, patience_s=self._patience_s, parts=parts)
+        state = State(begun=self.begun or begun, stopping=self._stopping, patience_s=self._patience_s, parts=parts)
         if state != self._kept:
             self._notes.keep(self.plan.id, state)
             self._kept = state
