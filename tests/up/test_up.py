@@ -35,13 +35,20 @@ class Box:
             f'[edge]\nhttp_listen = ["127.0.0.1:{self.ports["edge"]}"]\n[images]\nstore_size_gb = 2\n'
         )
 
-    def caddis(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def caddis(self, *words: str, typed: str = "") -> subprocess.CompletedProcess[str]:
         names = ("PATH", "LANG")
         environment = {name: os.environ[name] for name in names if name in os.environ}
         environment |= {"HOME": str(self.directory), "CADDIS_CONFIG": str(self.file)}
         argv = [sys.executable, "-m", "caddisfly", *words]
         return subprocess.run(
-            argv, capture_output=True, text=True, timeout=150, check=False, env=environment, cwd=self.directory
+            argv,
+            input=typed,
+            capture_output=True,
+            text=True,
+            timeout=150,
+            check=False,
+            env=environment,
+            cwd=self.directory,
         )
 
     def status(self) -> dict[str, Any]:
