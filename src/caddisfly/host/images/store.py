@@ -42,6 +42,7 @@ from caddisfly.host.images.names import NameTable, Origin
 from caddisfly.host.images.platform import PlatformImages, with_platform
 from caddisfly.host.images.reference import Reference
 from caddisfly.host.images.registry import RegistryClient
+from caddisfly.host.images.repair import Repair
 from caddisfly.host.images.resolver import Resolver
 from caddisfly.host.images.rootfs import RootFilesystems
 from caddisfly.host.images.settings import GIB, Credentials, ImageSettings
@@ -67,7 +68,6 @@ class ImageStore:
         self.filesystem = StoreFilesystem(root, self._settings)
         self._lock_file: IO[str] | None = None
         self._flights: dict[str, asyncio.Task[None]] = {}
-        self._sealing: asyncio.Task[None] | None = None
         self._in_use: Callable[[], Iterable[str]] = tuple
 
     def referenced_by(self, in_use: Callable[[], Iterable[str]]) -> None:
@@ -81,7 +81,7 @@ class ImageStore:
         self._lock()
         try:
             await asyncio.to_thread(self._prepare)
-            self._seal_soon()
+            self._repair.seal_soon()
         except BaseException as error:
             self._unlock()
             if isinstance(error, OSError):
@@ -92,10 +92,10 @@ class ImageStore:
         """Stop what is under way. With `unmount`, also take down every root and the file system itself."""
         if self._lock_file is None:
             return
-        flights = [*self._flights.values(), *([self._sealing] if self._sealing else [])]
+        flights = list(self._flights.values())
         for task in flights:
             task.cancel()
-        await asyncio.gather(*flights, return_exceptions=True)
+        await asyncio.gather(*flights, self._repair.stop(), return_exceptions=True)
         await self._registry.close()
         if unmount:
             await self.roots.sweep(keep=())
@@ -121,12 +121,12 @@ class ImageStore:
             layers = list(dict.fromkeys(image.layers))
             missing = await asyncio.to_thread(lambda: [one for one in layers if not self._layers.intact(one.diff_id)])
             if missing:
-                self._set_damaged_aside(missing)
+                self._repair.set_aside(missing)
                 source = image.source or image.reference
                 await self._make_room(str(image.reference), sum(layer.blob.size for layer in missing))
                 await asyncio.gather(*(self._bring(source, layer, credentials) for layer in missing))
                 await self._keep_to_the_limit()
-                self._seal_soon()
+                self._repair.seal_soon()
             self._resolver.used(image.source or image.reference, image.digest)
             return Image(image, tuple(self._layers.path(layer.diff_id) for layer in image.layers))
         finally:
@@ -241,17 +241,8 @@ class ImageStore:
 
     async def verify(self, name: str = "") -> Verified:
         """Read everything in full, or the layers of one image, and fetch again what is damaged."""
-        wanted = {layer.diff_id.removeprefix("sha256:") for layer in self.show(name)[0].layers} if name else None
-        checked, damaged = 0, []
-        for layer in sorted(self._layers.names() if wanted is None else wanted & self._layers.names()):
-            checked += 1
-            if not await self._layers.verify(layer) and self._layers.has(f"sha256:{layer}"):
-                log.warning("image_layer_damaged", extra={"layer": layer})
-                self._layers.quarantine(layer)
-                damaged.append(f"sha256:{layer}")
-        broken = await asyncio.to_thread(self._blobs.discard_damaged)
-        repaired, problems = await self._repair(set(damaged), broken)
-        return Verified(checked, tuple(damaged), repaired, problems)
+        only = {layer.diff_id.removeprefix("sha256:") for layer in self.show(name)[0].layers} if name else None
+        return await self._repair.verify(only)
 
     @property
     def _base(self) -> Path:
@@ -282,6 +273,15 @@ class ImageStore:
             grace_s=self._settings.collect_grace_s,
         )
         self._collector.in_use, self._collector.flying = self._in_use, self._flights.keys
+        self._repair = Repair(
+            self._names,
+            self._resolver,
+            self._blobs,
+            self._layers,
+            flying=self._flights.keys,
+            resolve=self._resolve_again,
+            fetch=self.fetch,
+        )
 
     async def _resolve(self, wanted: Reference, credentials: Credentials | None, *, origin: Origin) -> ResolvedImage:
         with self._counted(), self._disk_errors(f"store the manifest of {wanted}"):
@@ -303,30 +303,6 @@ class ImageStore:
         size = self._layers.size(layer.diff_id)
         return LayerStatus(layer.blob.digest, layer.diff_id, layer.blob.size, state, done, size)
 
-    def _set_damaged_aside(self, layers: Iterable[Layer]) -> None:
-        for layer in layers:
-            if self._layers.has(layer.diff_id) and layer.diff_id not in self._flights:
-                log.warning("image_layer_damaged", extra={"layer": layer.diff_id})
-                self._layers.quarantine(layer.diff_id.removeprefix("sha256:"))
-
-    async def _repair(self, damaged: set[str], broken: set[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Fetch every image again that lacks one of these layers or documents; what came back, and what did not."""
-        problems = []
-        for name in self._names.all():
-            reference = Reference.parse(name.name)
-            try:
-                try:
-                    image = self._resolver.load(reference, name.digest)
-                except FileNotFoundError:
-                    if not broken:
-                        continue  # it was incomplete before: a fetch that was broken off
-                    image = await self._resolve_again(reference.at(name.digest))
-                if damaged & {layer.diff_id for layer in image.layers}:
-                    await self.fetch(image)
-            except Problem as problem:
-                problems.append(f"{name.name}: {problem}")
-        return tuple(sorted(one for one in damaged if self._layers.has(one))), tuple(problems)
-
     async def _resolve_again(self, known: Reference) -> ResolvedImage:
         if self._platform.holds(known):
             return await self._resolve_own(known, known)
@@ -345,22 +321,6 @@ class ImageStore:
         excess = size_of(self._collector.candidates()) - limit if limit else 0
         if excess > 0:
             await self._collector.evict(excess)
-
-    def _seal_soon(self) -> None:
-        """Read in full what was not yet, one layer after the other, when nothing else wants the processor."""
-        if self._sealing is None or self._sealing.done():
-            self._sealing = asyncio.create_task(self._seal(), name="seal")
-
-    async def _seal(self) -> None:
-        tried: set[str] = set()
-        while names := [name for name in self._layers.unsealed() if name not in tried]:
-            for name in names:
-                tried.add(name)
-                try:
-                    if not await self._layers.verify(name) and self._layers.has(f"sha256:{name}"):
-                        log.warning("image_layer_unreadable", extra={"layer": name})
-                except (Problem, OSError, TimeoutError) as error:
-                    log.warning("image_layer_unsealed", extra={"layer": name, "reason": str(error)})
 
     async def _resolve_own(self, scoped: Reference, wanted: Reference) -> ResolvedImage:
         """An image of the platform's registry. What is known by digest is not asked for again."""
