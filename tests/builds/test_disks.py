@@ -226,7 +226,7 @@ def roomy_agent(shared_nats: NatsServer, registry: PushRegistry) -> Iterator[Bui
 
 async def test_an_apps_cache_is_cut_to_its_limit_before_the_next_build(roomy_agent: BuildingAgent) -> None:
     agent = roomy_agent
-    dockerfile = "FROM busybox\nARG NUMBER\nRUN echo $NUMBER > /number; head -c 700M /dev/zero > /big\n"
+    dockerfile = "FROM busybox\nARG NUMBER\nRUN echo $NUMBER > /number; head -c 700m /dev/zero > /big\n"
     cache = agent.settings.data_dir / "builds" / "fs" / "caches" / agent.app.org_id / f"{agent.app.id}.ext4"
 
     def used_mb() -> int:

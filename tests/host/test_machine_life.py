@@ -130,7 +130,7 @@ async def test_the_environment_names_files_and_limits_are_those_asked_for(
 async def test_a_file_may_be_the_config_of_an_image(agent: RunningAgent, watcher: Watcher) -> None:
     files = [{"guest_path": "/etc/image.json", "image_config": IMAGE, "mode": 0o600}]
     own = [{"guest_path": "/own.json", "image_config": IMAGE}]
-    main = {"name": "main", "image": IMAGE, "files": own, "init": {"exec": ["/bin/sh", "-c", "sleep 1000"]}}
+    main = {"name": "main", "image": IMAGE, "files": own, "exec": ["/bin/sh", "-c", "while :; do sleep 1; done"]}
     machine = await agent.create(image="", init={}, files=files, containers=[main])
     machine = await watcher.until(machine, "started")
     assert machine.file_images == {IMAGE: machine.references["main"]}
