@@ -139,7 +139,7 @@ async def test_a_file_may_be_the_config_of_an_image(agent: RunningAgent, watcher
         assert found["os"] == "linux"
         assert found["rootfs"]["type"] == "layers"
     assert (await agent.shell(machine, "stat -c %a /etc/image.json")).stdout.strip() == "600"
-    with pytest.raises(Problem, match="absent"):
+    with pytest.raises(Problem, match="tenants name images"):
         await agent.create(files=[{"guest_path": "/x", "image_config": "127.0.0.1:1/absent:v1"}])
 
 

@@ -36,9 +36,8 @@ def registry() -> Iterator[FakeRegistry]:
 def up(box: Box, registry: FakeRegistry) -> Box:
     """A platform whose operator trusts the registry of this computer."""
     with box.file.open("a") as file:
-        file.write(
-            f'private_registries = ["{registry.host}"]\ninsecure_registries = ["{registry.host}"]\ncollect_grace_s = 0\n'
-        )
+        file.write(f'private_registries = ["{registry.host}"]\ninsecure_registries = ["{registry.host}"]\n')
+        file.write("collect_grace_s = 0\n")
     done = box.caddis("up", "--detach")
     assert done.returncode == 0, done.stderr
     return box

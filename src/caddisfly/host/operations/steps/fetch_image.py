@@ -15,7 +15,8 @@ async def run(work: Work) -> None:
         container: await images.fetch(await images.resolve(reference, organization=organization))
         for container, reference in work.machine.references.items()
     }
+    pinned = work.machine.file_images  # of Machines from before there was such a record: by the name alone
     work.image_configs = {
-        name: await images.config_of(await images.resolve(reference, organization=organization))
-        for name, reference in work.machine.file_images.items()
+        name: await images.config_of(await images.resolve(pinned.get(name, name), organization=organization))
+        for name in work.machine.config.file_images
     }
