@@ -189,7 +189,8 @@ class Builds:
         work = self._work.get(build.id)
         if work is not None:
             await self._cancel(build, work)
-        return self._reply(self._builds[build.id])
+        # When many have ended since, its record may be gone with the oldest.
+        return self._reply(self._builds.get(build.id) or build.cancel(wall_ms()))
 
     async def _cancel(self, build: Build, work: _Work) -> None:
         work.cancelled = True
