@@ -23,10 +23,8 @@ from caddisfly.host.images import kernel
 from caddisfly.host.journal.journal import Journal
 from caddisfly.host.settings import HostSettings
 from caddisfly.model.errors import NotFound, Unavailable
-from tests.builds.conftest import BuildingAgent, building_agent
 from tests.builds.factories import a_build
-from tests.builds.registry import PushRegistry
-from tests.conftest import NatsServer, eventually
+from tests.conftest import eventually
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 MIB = 1 << 20
@@ -215,26 +213,3 @@ async def test_what_was_kept_for_a_deleted_app_goes_once_it_is_known_to_be_gone(
     again = Journal(tmp_path / "journal.db")
     assert [build.app_id for build in (await again.open()).builds] == ["id-of-other"]
     await again.close()
-
-
-@pytest.fixture
-def roomy_agent(shared_nats: NatsServer, registry: PushRegistry) -> Iterator[BuildingAgent]:
-    """One whose builds may write more than it keeps of them."""
-    with building_agent(shared_nats, registry, disk_gb=3, cache_gb=1) as agent:
-        yield agent
-
-
-async def test_an_apps_cache_is_cut_to_its_limit_before_the_next_build(roomy_agent: BuildingAgent) -> None:
-    agent = roomy_agent
-    dockerfile = "FROM busybox\nARG NUMBER\nRUN echo $NUMBER > /number; head -c 700m /dev/zero > /big\n"
-    cache = agent.settings.data_dir / "builds" / "fs" / "caches" / agent.app.org_id / f"{agent.app.id}.ext4"
-
-    def used_mb() -> int:
-        return cache.stat().st_blocks * 512 // MIB
-
-    await agent.built(dockerfile, args={"NUMBER": "1"})
-    await agent.built(dockerfile, args={"NUMBER": "2"})
-    assert used_mb() > 1400  # it is cut before a build, not after
-    await agent.built("FROM busybox\nRUN echo small\n")
-    assert used_mb() < 1100
-    await agent.built(dockerfile, args={"NUMBER": "2"})  # whether cut away or not
