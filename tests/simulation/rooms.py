@@ -22,6 +22,7 @@ from caddisfly.host.drivers.driver import (
     Sandbox,
     Stats,
 )
+from caddisfly.host.guest import Surroundings
 from caddisfly.host.images.image import Image, ImageConfig, ResolvedImage
 from caddisfly.host.images.reference import Reference
 from caddisfly.host.network.network import Attachment
@@ -395,11 +396,11 @@ class SimLinks(_Room):
         return frozenset(self._rooms.links)
 
 
-def compile_simulated(machine: Machine, **surroundings: Any) -> Sandbox:
+def compile_simulated(machine: Machine, surroundings: Surroundings) -> Sandbox:
     """In place of writing files: only what the simulated driver looks at. Its environment is the version."""
     return Sandbox(
         id=machine.run_id,
-        root=surroundings["root"],
+        root=surroundings.root,
         argv=("/bin/app",),
         env=(machine.instance_id,),
         cwd="/",
@@ -407,8 +408,8 @@ def compile_simulated(machine: Machine, **surroundings: Any) -> Sandbox:
         gid=0,
         gids=(),
         hostname=machine.id,
-        netns=surroundings["netns"],
+        netns=surroundings.netns,
         binds=_NO_FILES,
         limits=_LIMITS,
-        log=surroundings["log"],
+        log=surroundings.log,
     )

@@ -26,6 +26,7 @@ from caddisfly.host.agent import Agent
 from caddisfly.host.capacity import Capacity
 from caddisfly.host.checks.probe import Finding
 from caddisfly.host.drivers.driver import Sandbox
+from caddisfly.host.guest import Surroundings
 from caddisfly.host.journal.journal import Contents
 from caddisfly.host.operations.engine import Engine
 from caddisfly.host.settings import HostSettings
@@ -86,8 +87,8 @@ class SimComputer:
     async def probe(self, check: CheckConfig, address: str) -> Finding:
         return Finding(True, "simulated")
 
-    def compile(self, machine: Machine, **surroundings: Any) -> Sandbox:
-        return compile_simulated(machine, **surroundings)
+    def compile(self, machine: Machine, surroundings: Surroundings) -> Sandbox:
+        return compile_simulated(machine, surroundings)
 
 
 class NullServer:

@@ -6,7 +6,7 @@ disk and the network comes from here. `ThisComputer` is the real one. `host/simu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -21,8 +21,8 @@ from caddisfly.host.checks.probe import Finding, probe
 from caddisfly.host.drivers.driver import Driver, Sandbox
 from caddisfly.host.drivers.oci.cgroups import ControlGroups, has_swap, layout
 from caddisfly.host.drivers.oci.driver import OciDriver
-from caddisfly.host.guest import compile_sandbox, host_nameservers
-from caddisfly.host.images.image import Collected, ImageConfig, LayerStatus, ResolvedImage, StoredImage, Verified
+from caddisfly.host.guest import Surroundings, compile_sandbox, host_nameservers
+from caddisfly.host.images.image import Collected, LayerStatus, ResolvedImage, StoredImage, Verified
 from caddisfly.host.images.settings import Credentials, ImageSettings
 from caddisfly.host.images.store import ImageStore
 from caddisfly.host.journal.journal import Journal
@@ -34,7 +34,6 @@ from caddisfly.model.check import CheckConfig
 from caddisfly.model.config import Config
 from caddisfly.model.errors import FailedPrecondition
 from caddisfly.model.machine import Machine
-from caddisfly.model.program import Program
 
 _LOCK = Path("/run/caddisfly-agent.lock")
 
@@ -119,19 +118,7 @@ class Computer(Protocol):
         """Ask a Machine whether it is well."""
         ...
 
-    def compile(
-        self,
-        machine: Machine,
-        *,
-        program: Program | None,
-        image: ImageConfig,
-        secrets: Mapping[str, str],
-        image_configs: Mapping[str, bytes],
-        root: Path,
-        netns: Path,
-        log: Path,
-        settings: HostSettings,
-    ) -> Sandbox:
+    def compile(self, machine: Machine, surroundings: Surroundings) -> Sandbox:
         """From a Machine to a sandbox. Called in a thread."""
         ...
 
@@ -193,30 +180,8 @@ class ThisComputer:
     async def probe(self, check: CheckConfig, address: str) -> Finding:
         return await probe(check, address)
 
-    def compile(
-        self,
-        machine: Machine,
-        *,
-        program: Program | None,
-        image: ImageConfig,
-        secrets: Mapping[str, str],
-        image_configs: Mapping[str, bytes],
-        root: Path,
-        netns: Path,
-        log: Path,
-        settings: HostSettings,
-    ) -> Sandbox:
-        return compile_sandbox(
-            machine,
-            program=program,
-            image=image,
-            secrets=secrets,
-            image_configs=image_configs,
-            root=root,
-            netns=netns,
-            log=log,
-            settings=settings,
-        )
+    def compile(self, machine: Machine, surroundings: Surroundings) -> Sandbox:
+        return compile_sandbox(machine, surroundings)
 
 
 def _workshop(

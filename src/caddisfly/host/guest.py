@@ -10,6 +10,7 @@ import base64
 import binascii
 import socket
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from caddisfly.host import inroot
@@ -32,33 +33,39 @@ LOG_BACKSTOP = 4
 _ID_MAX = 2**32 - 2
 
 
-def compile_sandbox(
-    machine: Machine,
-    *,
-    program: Program | None = None,
-    image: ImageConfig,
-    secrets: Mapping[str, str],
-    image_configs: Mapping[str, bytes],
-    root: Path,
-    netns: Path,
-    log: Path,
-    settings: HostSettings,
-) -> Sandbox:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What is there for a start: the outcome of the steps before it. `program` is one of several, if there are."""
+
+    program: Program | None
+    image: ImageConfig
+    secrets: Mapping[str, str]
+    """The app's, by name."""
+    image_configs: Mapping[str, bytes]
+    """By the name of the image, for files that hold one."""
+    root: Path
+    netns: Path
+    log: Path
+    settings: HostSettings
+
+
+def compile_sandbox(machine: Machine, given: Surroundings) -> Sandbox:
     """Everything a driver needs, for one of several programs when there are. Writes `files` into the root.
 
     Raises `InvalidArgument` naming what is wrong.
     """
+    program, image, root, settings = given.program, given.image, given.root, given.settings
     argv = command_line(machine, image, program)
     name = (program.image if program is not None else "") or machine.config.image
     if not argv or not argv[0]:
         raise InvalidArgument(f"image {name} names no command", next="give one in config.init.cmd or config.init.exec")
     uid, gid, gids, home = _user(root, (program.user if program is not None else "") or image.user)
-    env = environment(machine, image, home, secrets=secrets, program=program)
+    env = environment(machine, image, home, secrets=given.secrets, program=program)
     cwd = image.working_dir or "/"
     if not cwd.startswith("/"):
         cwd = f"/{cwd}"
     _must_exist(root, argv[0], path=env["PATH"], cwd=cwd, image=name)
-    for file in _files(machine.config, program, secrets, image_configs):
+    for file in _files(machine.config, program, given.secrets, given.image_configs):
         inroot.write_file(root, file.guest_path, file.content, mode=file.mode)
     hostname = machine.config.hostname or machine.id
     guest = machine.config.guest
@@ -72,7 +79,7 @@ def compile_sandbox(
         gid=gid,
         gids=gids,
         hostname=hostname,
-        netns=netns,
+        netns=given.netns,
         binds=(*_etc_files(machine, hostname, settings), _door(machine, settings)),
         limits=Limits(
             cores=float(guest.cpus),
@@ -81,7 +88,7 @@ def compile_sandbox(
             pids=settings.pids_limit,
             swap_mb=machine.config.swap_mb,
         ),
-        log=log,
+        log=given.log,
         tty=machine.config.tty,
         log_max_bytes=LOG_BACKSTOP * settings.log_size_mb << 20,
     )

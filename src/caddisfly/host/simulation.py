@@ -11,7 +11,7 @@ import fnmatch
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -22,6 +22,7 @@ from caddisfly.host.checks.probe import Finding
 from caddisfly.host.drivers.conduct import Conduct, Script
 from caddisfly.host.drivers.driver import Driver, Limits, Sandbox
 from caddisfly.host.drivers.mock import MockDriver
+from caddisfly.host.guest import Surroundings
 from caddisfly.host.images.image import Collected, Image, ImageConfig, LayerStatus, ResolvedImage, StoredImage, Verified
 from caddisfly.host.images.reference import Reference
 from caddisfly.host.images.settings import Credentials
@@ -32,7 +33,6 @@ from caddisfly.model.check import CheckConfig
 from caddisfly.model.config import Config
 from caddisfly.model.errors import InvalidArgument, NotFound, Unimplemented
 from caddisfly.model.machine import Machine
-from caddisfly.model.program import Program
 
 METADATA, ENV = "caddis-dev", "CADDIS_DEV"
 REPOSITORY = "caddis-dev/"
@@ -107,25 +107,15 @@ class SimulatedComputer:
         """Every Machine is well: its address is made up, and may be somebody's in the world outside."""
         return Finding(True, "simulated")
 
-    def compile(
-        self,
-        machine: Machine,
-        *,
-        program: Program | None,
-        image: ImageConfig,
-        secrets: Mapping[str, str],
-        image_configs: Mapping[str, bytes],
-        root: Path,
-        netns: Path,
-        log: Path,
-        settings: HostSettings,
-    ) -> Sandbox:
+    def compile(self, machine: Machine, surroundings: Surroundings) -> Sandbox:
+        program, image, log = surroundings.program, surroundings.image, surroundings.log
         own = program.image if program is not None else ""
         self._scripts[log] = self._fate.script(machine.config, own or machine.config.image)
-        env = guest.environment(machine, image, "/root", secrets=secrets, program=program)
+        env = guest.environment(machine, image, "/root", secrets=surroundings.secrets, program=program)
+        guest_mb, pids = machine.config.guest.memory_mb, surroundings.settings.pids_limit
         return Sandbox(
             id=machine.run_id,
-            root=root,
+            root=surroundings.root,
             argv=guest.command_line(machine, image, program),
             env=tuple(f"{name}={value}" for name, value in env.items()),
             cwd="/",
@@ -133,9 +123,9 @@ class SimulatedComputer:
             gid=0,
             gids=(),
             hostname=machine.config.hostname or machine.id,
-            netns=netns,
+            netns=surroundings.netns,
             binds=(),
-            limits=Limits(cores=1.0, weight=100, memory_mb=machine.config.guest.memory_mb, pids=settings.pids_limit),
+            limits=Limits(cores=1.0, weight=100, memory_mb=guest_mb, pids=pids),
             log=log,
         )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from caddisfly.host.drivers.driver import Driver, Sandbox
-from caddisfly.host.guest import compile_sandbox
+from caddisfly.host.guest import Surroundings, compile_sandbox
 from caddisfly.host.images.image import Image, ResolvedImage
 from caddisfly.host.journal.operation import Operation
 from caddisfly.host.network.network import Attachment
@@ -76,7 +76,7 @@ class Parts:
     """Raises `Aborted` when the host cannot take this Machine now."""
     accept: Callable[[Config], tuple[str, ...]] = lambda config: ()
     """What of a config has no effect here. Raises `InvalidArgument` for one that makes no sense here."""
-    compile: Callable[..., Sandbox] = compile_sandbox
+    compile: Callable[[Machine, Surroundings], Sandbox] = compile_sandbox
     open_secrets: Callable[[Machine], Awaitable[Mapping[str, str]]] = _no_secrets
     """What a Machine is given of its app's secrets, by name."""
 

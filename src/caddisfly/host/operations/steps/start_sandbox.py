@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from caddisfly.host.drivers.driver import Member, Sandbox
+from caddisfly.host.guest import Surroundings
 from caddisfly.host.operations.steps import attach_network, mount_root
 from caddisfly.host.operations.work import Work, log_of
 from caddisfly.model.program import Program
@@ -30,9 +31,8 @@ async def run(work: Work) -> None:
 async def _compile(work: Work, program: Program | None, secrets: Mapping[str, str]) -> Sandbox:
     container = program.name if program is not None and program.image else ""
     name = program.name if program is not None else ""
-    return await asyncio.to_thread(
-        work.parts.compile,
-        work.machine,
+    assert work.netns is not None
+    surroundings = Surroundings(
         program=program,
         image=work.images[container].resolved.config,
         secrets=secrets,
@@ -42,6 +42,7 @@ async def _compile(work: Work, program: Program | None, secrets: Mapping[str, st
         log=log_of(work.parts.settings, work.machine.id, name),
         settings=work.parts.settings,
     )
+    return await asyncio.to_thread(work.parts.compile, work.machine, surroundings)
 
 
 def _member(program: Program, sandbox: Sandbox) -> Member:
