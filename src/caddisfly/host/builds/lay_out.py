@@ -13,13 +13,14 @@ import io
 import json
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import IO, cast
 
 from caddisfly.host.images.extract import TreeWriter
 from caddisfly.host.images.tar import BadArchive, TarReader
-from caddisfly.host.images.unpack import Content, confine, die_with_parent
+from caddisfly.host.images.unpack import Content, answered, confine, die_with_parent
 
 _INDEX_MAX = 64 << 20
 _SPARE_FILES = 256
@@ -87,8 +88,8 @@ def _set_times(index: bytes) -> None:
 def main() -> int:
     die_with_parent()
     request = Request.from_json(sys.stdin.read())
-    answer: dict[str, object]
-    try:
+
+    def work() -> Mapping[str, object]:
         packs = [(cast("IO[bytes]", io.FileIO(blob.path)), blob.digest) for blob in request.packs]
         index = Content(cast("IO[bytes]", io.FileIO(request.index.path)), max_bytes=_INDEX_MAX)
         confine(
@@ -101,15 +102,9 @@ def main() -> int:
         times = index.read(_INDEX_MAX)
         index.finish(digest=request.index.digest)
         root = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
-        answer = dict(lay_out(packs, times, request, root=root))
-    except BadArchive as error:
-        answer = {"refused": str(error)}
-    except MemoryError:
-        answer = {"refused": f"it needs more than {request.memory_mb} MiB of memory to unpack"}
-    except OSError as error:
-        answer = {"errno": error.errno or 0, "failed": f"{error.strerror} {error.filename or ''!a}"}
-    print(json.dumps(answer), flush=True)  # noqa: T201
-    return 0
+        return lay_out(packs, times, request, root=root)
+
+    return answered(work, memory_mb=request.memory_mb)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import json
 import os
 import resource
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import IO, Any, Protocol, cast
 
@@ -163,26 +164,36 @@ def die_with_parent() -> ctypes.CDLL:
     return libc
 
 
-def main() -> int:
-    libc = die_with_parent()
-    request = Request(**json.loads(sys.argv[1]))
-    answer: dict[str, object]
+def answered(work: Callable[[], Mapping[str, object]], *, memory_mb: int) -> int:
+    """Tell the parent what came of it, in one line of JSON. Returns the exit code."""
+    answer: Mapping[str, object]
     try:
-        confine(request.target, max_bytes=request.max_bytes, cpu_s=request.cpu_s, memory_mb=request.memory_mb)
-        root = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
-        with io.FileIO(0, closefd=False) as file:
-            answer = dict(unpack(cast(IO[bytes], file), request, root=root))
-        # Files first, the name later: the parent renames the directory, and that must never be durable before this.
-        if libc.syncfs(root) != 0:
-            raise OSError(ctypes.get_errno(), "syncfs")
+        answer = work()
     except BadArchive as error:
         answer = {"refused": str(error)}
     except MemoryError:
-        answer = {"refused": f"it needs more than {request.memory_mb} MiB of memory to unpack"}
+        answer = {"refused": f"it needs more than {memory_mb} MiB of memory to unpack"}
     except OSError as error:
         answer = {"errno": error.errno or 0, "failed": f"{error.strerror} {error.filename or ''!a}"}
-    print(json.dumps(answer), flush=True)  # noqa: T201
+    print(json.dumps(dict(answer)), flush=True)  # noqa: T201
     return 0
+
+
+def main() -> int:
+    libc = die_with_parent()
+    request = Request(**json.loads(sys.argv[1]))
+
+    def work() -> Mapping[str, object]:
+        confine(request.target, max_bytes=request.max_bytes, cpu_s=request.cpu_s, memory_mb=request.memory_mb)
+        root = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+        with io.FileIO(0, closefd=False) as file:
+            answer = unpack(cast(IO[bytes], file), request, root=root)
+        # Files first, the name later: the parent renames the directory, and that must never be durable before this.
+        if libc.syncfs(root) != 0:
+            raise OSError(ctypes.get_errno(), "syncfs")
+        return answer
+
+    return answered(work, memory_mb=request.memory_mb)
 
 
 if __name__ == "__main__":
