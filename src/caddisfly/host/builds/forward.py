@@ -12,10 +12,10 @@ import ctypes
 import logging
 import os
 import socket
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+from caddisfly.host.apart import apart
 from caddisfly.model.errors import Internal
 
 log = logging.getLogger(__name__)
@@ -79,27 +79,20 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 def _listen_in(netns: Path, port: int) -> socket.socket:
     """On a thread of its own, which alone goes there and ends."""
-    made: list[socket.socket] = []
-    failure: list[OSError] = []
 
-    def run() -> None:
+    def run() -> socket.socket:
+        descriptor = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            descriptor = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
-                    number = ctypes.get_errno()
-                    raise OSError(number, os.strerror(number), str(netns))
-            finally:
-                os.close(descriptor)
-            made.append(socket.create_server(("127.0.0.1", port), backlog=_MOST_AT_ONCE))
-        except OSError as error:
-            failure.append(error)
+            if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), str(netns))
+        finally:
+            os.close(descriptor)
+        return socket.create_server(("127.0.0.1", port), backlog=_MOST_AT_ONCE)
 
-    thread = threading.Thread(target=run, name="forward")
-    thread.start()
-    thread.join()
-    if failure:
+    try:
+        return apart(run, name="forward")
+    except OSError as error:
         raise Internal(
-            f"port {port} cannot be opened in the build's network", why=str(failure[0]), next="see [builds] forward"
-        ) from failure[0]
-    return made[0]
+            f"port {port} cannot be opened in the build's network", why=str(error), next="see [builds] forward"
+        ) from error

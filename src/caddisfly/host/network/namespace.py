@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from caddisfly.host.apart import apart
 from caddisfly.model.errors import Internal
 
 DIRECTORY = Path("/run/netns")
@@ -38,24 +39,19 @@ def _is_mounted() -> bool:
 def create(name: str, inside: Callable[[], None]) -> Path:
     """Make a namespace and run `inside` in it, on a thread of its own. Raises what `inside` raised."""
     path = DIRECTORY / name
-    failure: list[BaseException] = []
 
     def run() -> None:
-        try:
-            path.touch(exist_ok=False)
-            _call(_libc.unshare, _CLONE_NEWNET)
-            source = f"/proc/self/task/{threading.get_native_id()}/ns/net".encode()
-            _call(_libc.mount, source, bytes(path), b"none", _MS_BIND, None)
-            inside()
-        except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread
-            failure.append(error)
+        path.touch(exist_ok=False)
+        _call(_libc.unshare, _CLONE_NEWNET)
+        source = f"/proc/self/task/{threading.get_native_id()}/ns/net".encode()
+        _call(_libc.mount, source, bytes(path), b"none", _MS_BIND, None)
+        inside()
 
-    thread = threading.Thread(target=run, name=f"netns-{name}")
-    thread.start()
-    thread.join()
-    if failure:
+    try:
+        apart(run, name=f"netns-{name}")
+    except BaseException:
         remove(name)
-        raise failure[0]
+        raise
     return path
 
 

@@ -8,9 +8,9 @@ host makes later show up inside where their parent is shared, as the image store
 from __future__ import annotations
 
 import os
-import threading
 from pathlib import Path
 
+from caddisfly.host.apart import apart
 from caddisfly.host.drivers.oci.cgroups import ROOT
 from caddisfly.host.images import kernel
 from caddisfly.model.errors import FailedPrecondition
@@ -18,26 +18,18 @@ from caddisfly.model.errors import FailedPrecondition
 
 def groups_of_version_2() -> Path:
     """Make it. Returns a path that stands for it while this process lives. Raises `FailedPrecondition`."""
-    made: list[int] = []
-    failure: list[OSError] = []
 
-    def run() -> None:
-        try:
-            kernel.unshare_mounts()  # of this thread, which nobody else sees
-            kernel.mount("none", Path("/"), flags=kernel.MS_REC | kernel.MS_SLAVE)
-            kernel.detach(ROOT)
-            kernel.mount("none", ROOT, kind="cgroup2")
-            made.append(os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC))
-        except OSError as error:
-            failure.append(error)
+    def run() -> int:
+        kernel.unshare_mounts()  # of this thread, which nobody else sees
+        kernel.mount("none", Path("/"), flags=kernel.MS_REC | kernel.MS_SLAVE)
+        kernel.detach(ROOT)
+        kernel.mount("none", ROOT, kind="cgroup2")
+        return os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
-    thread = threading.Thread(target=run, name="runtime-view")
-    thread.start()
-    thread.join()
-    if failure:
+    try:
+        descriptor = apart(run, name="runtime-view")
+    except OSError as error:
         raise FailedPrecondition(
-            "crun cannot be shown the control groups that it needs",
-            why=str(failure[0]),
-            next="set host.runtime to runc",
-        ) from failure[0]
-    return Path(f"/proc/{os.getpid()}/fd/{made[0]}")
+            "crun cannot be shown the control groups that it needs", why=str(error), next="set host.runtime to runc"
+        ) from error
+    return Path(f"/proc/{os.getpid()}/fd/{descriptor}")
