@@ -14,7 +14,20 @@ from caddisfly.cli.group import group
 
 def build() -> typer.Typer:
     """The laptop's commands. The composition root adds the operator's."""
-    from caddisfly.cli import apps, auth, build, config, deploy, detect, logs, machine, releases, secrets, tokens
+    from caddisfly.cli import (
+        apps,
+        auth,
+        build,
+        config,
+        deploy,
+        detect,
+        logs,
+        machine,
+        releases,
+        rollback,
+        secrets,
+        tokens,
+    )
 
     program = group("Fly.io's platform in a house of your own.")
     program.add_typer(machine.build(), name="machine")
@@ -23,6 +36,7 @@ def build() -> typer.Typer:
     program.add_typer(apps.build(), name="apps")
     program.command("build")(build.build)
     program.command("deploy")(deploy.deploy)
+    program.command("rollback")(rollback.rollback)
     program.add_typer(config.build(), name="config")
     program.command("logs")(logs.logs)
     program.command("detect")(detect.detect)
