@@ -13,7 +13,7 @@ from caddisfly.cli.group import group
 
 def build() -> typer.Typer:
     """The laptop's commands. The composition root adds the operator's."""
-    from caddisfly.cli import apps, auth, build, config, detect, logs, machine, releases, secrets, tokens
+    from caddisfly.cli import apps, auth, build, config, detect, logs, machine, releases, scale, secrets, tokens
 
     program = group("Fly.io's platform in a house of your own.")
     program.add_typer(machine.build(), name="machine")
@@ -25,6 +25,7 @@ def build() -> typer.Typer:
     program.command("logs")(logs.logs)
     program.command("detect")(detect.detect)
     program.command("releases")(releases.releases)
+    program.add_typer(scale.build(), name="scale")
     program.add_typer(auth.build(), name="auth")
     program.add_typer(secrets.build(), name="secrets")
     program.add_typer(tokens.build(), name="tokens")

@@ -29,8 +29,9 @@ from caddisfly.cli.machine_flags import (
     VmMemory,
     VmSize,
 )
-from caddisfly.cli.machine_run import Failed, settled, show_made
+from caddisfly.cli.machine_run import settled, show_made
 from caddisfly.cli.target import App, AsJson, MachineId
+from caddisfly.launch.fleet.outcome import Failed, undone
 from caddisfly.model.errors import Aborted, FailedPrecondition, InvalidArgument
 
 if TYPE_CHECKING:
@@ -146,9 +147,7 @@ def followed(client: Client, app: str, before: Json, after: Json, *, skip_start:
         else:
             client.machines.wait(app, id, "settled", timeout_s=_SETTLE_S)
             machine = client.machines.get(app, id)
-    updates = [event for event in machine.get("events") or () if event["type"] == "update"]
-    if updates and updates[0]["status"] == "failed":
-        why = str((updates[0].get("request") or {}).get("error", ""))
+    if (why := undone(machine)) is not None:
         raise Failed(
             f"the update of {id} failed, it is as it was before", why=why, next=f"caddis machine why {id} -a {app}"
         )

@@ -1,0 +1,53 @@
+"""Doing what a plan says: first what is added, until it is up, then what is removed.
+
+All of the app's Machines are held meanwhile, so that no deploy and no other scaling works on them. Counts are
+remembered before anything is done: what was cut off half way is finished by saying the same again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from caddisfly.client import AsyncClient, NotFoundError
+from caddisfly.client.calls import Json
+from caddisfly.launch.config.running import UNKNOWN
+from caddisfly.launch.fleet import waiting
+from caddisfly.launch.fleet.deployed import Deployed
+from caddisfly.launch.fleet.leases import held
+from caddisfly.launch.fleet.turns import each
+from caddisfly.launch.scale.plan import Addition, GroupPlan, Removal
+
+_AT_ONCE = 5
+_DESTROY_S = 120.0
+
+
+async def carry_out(
+    client: AsyncClient, deployed: Deployed, plans: Sequence[GroupPlan], *, say: Callable[[str], None]
+) -> list[Json]:
+    """The new Machines. Raises what the first of them that fails raises, with nothing removed."""
+    app = deployed.app
+    await client.scale.change(app, {plan.group: plan.after.to_wire() for plan in plans})
+    if not any(plan.changes for plan in plans):
+        return []
+    ids = [str(machine["id"]) for machine in deployed.machines if machine.get("host_status") not in UNKNOWN]
+    async with held(client, app, ids, why="caddis scale") as nonces:
+
+        async def add(addition: Addition) -> Json:
+            made = await client.machines.create(app, dict(addition.config), region=addition.region)
+            say(f"Created {made['id']} of group '{addition.group}' in {made.get('region', addition.region)}")
+            running = await waiting.up(client, app, made)
+            say(f"{made['id']} is {running['state']}")
+            return running
+
+        async def remove(removal: Removal) -> None:
+            id = str(removal.machine["id"])
+            try:
+                await client.machines.delete(app, id, force=True, nonce=nonces.pop(id, ""))
+                await waiting.settled(client, app, id, "destroyed", within_s=_DESTROY_S)
+            except NotFoundError:
+                pass  # somebody else destroyed it: so be it
+            say(f"Destroyed {id} of group '{removal.group}' in {removal.region}")
+
+        added = await each([one for plan in plans for one in plan.additions], add, at_once=_AT_ONCE)
+        await each([one for plan in plans for one in plan.removals], remove, at_once=_AT_ONCE)
+        return added
