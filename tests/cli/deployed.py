@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from caddisfly.launch import config
-from caddisfly.launch.config.document import parse
 from caddisfly.pytest_plugin import CaddisApp
 
 FILE = """
@@ -21,7 +20,7 @@ processes = ["web"]
 
 def release(app: CaddisApp, text: str = FILE, *, image: str = "nginx") -> dict[str, Any]:
     releases = app.client.releases
-    made = releases.create(app.name, image=image, definition=parse(text, name="fly.toml").plain)
+    made = releases.create(app.name, image=image, definition=dict(config.text(text).definition))
     done: dict[str, Any] = releases.update(app.name, made["version"], made["nonce"], status="complete")
     return done
 

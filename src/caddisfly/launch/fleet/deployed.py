@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from caddisfly.client import Client, NotFoundError
-from caddisfly.launch.config import loading, node
+from caddisfly.launch.config import loading
 from caddisfly.launch.config.app_config import AppConfig
 from caddisfly.launch.config.findings import ConfigInvalid
 from caddisfly.launch.config.processes import ONLY_GROUP
@@ -51,17 +50,10 @@ def deployed(client: Client, app: str) -> Deployed:
     if not definition:
         return Deployed(app=app, machines=machines, release=release)
     try:
-        return Deployed(app=app, machines=machines, release=release, config=_read(definition, release["version"]))
+        return Deployed(app=app, machines=machines, release=release, config=loading.of_release(definition))
     except ConfigInvalid as invalid:
         note = f"the config of release v{release['version']} cannot be read here, the Machines count: {invalid}"
         return Deployed(app=app, machines=machines, release=release, note=note)
-
-
-def _read(definition: Mapping[str, Any], version: int) -> AppConfig:
-    """Leniently: it was good enough to be deployed."""
-    name = f"release v{version}"
-    root = node.of(definition, file=name, lines={})
-    return loading.of_node(root, directory=Path.cwd(), strict=False, sources=(name,))
 
 
 def is_standby(machine: Machine) -> bool:
