@@ -350,3 +350,9 @@ async def test_counts_of_process_groups(api: Api, ask: Ask) -> None:
     assert await ask("scale.get", "x") == groups
     assert await ask("scale.change", "x", {"web": None}) == {}
     assert api.seen[-1].body == {"groups": {"web": None}}
+
+
+async def test_an_image_is_resolved_for_an_app(api: Api, ask: Ask) -> None:
+    api.on("GET", "/v1/apps/x/image", (200, {"reference": "nginx@sha256:1"}))
+    assert (await ask("apps.resolve_image", "x", "nginx"))["reference"] == "nginx@sha256:1"
+    assert api.seen[-1].query == {"ref": "nginx"}

@@ -128,6 +128,10 @@ class Apps:
         """Destroys its Machines too."""
         await self._client.send(calls.delete_app(name, force))
 
+    async def resolve_image(self, name: str, ref: str) -> Json:
+        """What a Machine of the app that is made now would run: `reference` has the digest. Not on Fly."""
+        return _object(await self._client.send(calls.resolve_image(name, ref)))
+
     async def create_deploy_token(self, name: str, *, label: str = "", expiry: str = "") -> Json:
         """A token that reaches this app alone; `token` is shown this once. `expiry` as in 24h, empty for 20 years."""
         return _object(await self._client.send(calls.create_deploy_token(name, name=label, expiry=expiry)))

@@ -261,6 +261,10 @@ def change_scale(app: str, groups: Mapping[str, Json | None]) -> Call:
     return Call(method="PUT", path=f"{_app(app)}/scale", body=body, inner="groups", repeatable=True)
 
 
+def resolve_image(app: str, ref: str) -> Call:
+    return Call(method="GET", path=f"{_app(app)}/image", query={"ref": ref})
+
+
 def regions() -> Call:
     return Call(method="GET", path="/v1/platform/regions")
 

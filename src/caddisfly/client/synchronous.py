@@ -126,6 +126,10 @@ class Apps:
         """Destroys its Machines too."""
         self._client.send(calls.delete_app(name, force))
 
+    def resolve_image(self, name: str, ref: str) -> Json:
+        """What a Machine of the app that is made now would run: `reference` has the digest. Not on Fly."""
+        return _object(self._client.send(calls.resolve_image(name, ref)))
+
     def create_deploy_token(self, name: str, *, label: str = "", expiry: str = "") -> Json:
         """A token that reaches this app alone; `token` is shown this once. `expiry` as in 24h, empty for 20 years."""
         return _object(self._client.send(calls.create_deploy_token(name, name=label, expiry=expiry)))
