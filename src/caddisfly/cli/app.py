@@ -13,7 +13,22 @@ from caddisfly.cli.group import group
 
 def build() -> typer.Typer:
     """The laptop's commands. The composition root adds the operator's."""
-    from caddisfly.cli import apps, auth, build, config, detect, logs, machine, releases, scale, secrets, tokens
+    from caddisfly.cli import (
+        apps,
+        auth,
+        build,
+        checks,
+        config,
+        detect,
+        image,
+        logs,
+        machine,
+        opening,
+        releases,
+        scale,
+        secrets,
+        tokens,
+    )
 
     program = group("Fly.io's platform in a house of your own.")
     program.add_typer(machine.build(), name="machine")
@@ -24,6 +39,9 @@ def build() -> typer.Typer:
     program.add_typer(config.build(), name="config")
     program.command("logs")(logs.logs)
     program.command("detect")(detect.detect)
+    program.add_typer(checks.build(), name="checks")
+    program.add_typer(image.build(), name="image")
+    program.command("open")(opening.open_)
     program.command("releases")(releases.releases)
     program.add_typer(scale.build(), name="scale")
     program.add_typer(auth.build(), name="auth")

@@ -8,11 +8,11 @@ from caddisfly.client import AsyncClient
 from caddisfly.client.calls import Json
 from caddisfly.launch.fleet import waiting
 from caddisfly.launch.fleet.leases import held
+from caddisfly.launch.fleet.outcome import UNKNOWN
 from caddisfly.model.errors import FailedPrecondition
 
 RUNS = ("started", "starting", "restarting")
 """What is started again after a change. Anything else keeps its state, and only its config is another."""
-_UNKNOWN = ("unknown", "unreachable")
 
 
 async def change(client: AsyncClient, app: str, id: str, to: Callable[[Json], Json], *, why: str) -> Json:
@@ -47,7 +47,7 @@ async def restart(client: AsyncClient, app: str, id: str, *, force: bool = False
 
 def known(machine: Json) -> Json:
     """Raises `FailedPrecondition` when what it is is not known for sure: writing would lose it."""
-    if machine.get("host_status") in _UNKNOWN or not machine.get("config"):
+    if machine.get("host_status") in UNKNOWN or not machine.get("config"):
         raise FailedPrecondition(
             f"what {machine['id']} is now is not known",
             why=f"its host is {machine.get('host_status') or 'not reachable'}",

@@ -9,6 +9,12 @@ from caddisfly.model.check import PASSING
 from caddisfly.model.errors import Problem
 
 Machine = Mapping[str, Any]
+UNKNOWN = ("unknown", "unreachable")
+"""What `host_status` says of a host that does not answer."""
+
+
+SUSPENDED = "caddis_suspended"
+"""Metadata of a Machine that was suspended with its app: what it was."""
 
 
 class Failed(Problem):
@@ -39,6 +45,21 @@ def exit_of(event: Mapping[str, Any]) -> Mapping[str, Any]:
     request = event.get("request") or {}
     left: Mapping[str, Any] = request.get("exit_event") or (request.get("MonitorEvent") or {}).get("exit_event") or {}
     return left
+
+
+def trouble(machine: Machine) -> str | None:
+    """Why a Machine does not do its work as it should, in one sentence; None when it does, or need not."""
+    if machine.get("host_status") in UNKNOWN:
+        return "its host does not answer; this is the last that is known of it"
+    if (problem := failure(machine)) is not None:
+        return problem[1]
+    if machine["state"] == "restarting":
+        return "it ended by itself and is being started again"
+    if machine["state"] == "started" and unhealthy(machine):
+        return "; ".join(f"{one['name']} is {one['status']}: {plain(one.get('output'))}" for one in unhealthy(machine))
+    if machine["state"] == "started" and machine.get("cordoned"):
+        return "it is cordoned and gets no requests"
+    return None
 
 
 def undone(machine: Machine) -> str | None:

@@ -7,14 +7,14 @@ those that do not run, and last those that a standby waits for.
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from caddisfly.launch.config.running import UNKNOWN, Machine, metadata
-from caddisfly.launch.config.translate import STANDBY_ENV, machine_config
+from caddisfly.launch.config.translate import machine_config
+from caddisfly.launch.fleet import likeness
 from caddisfly.launch.fleet.deployed import Deployed, is_standby
 from caddisfly.launch.scale import size
 from caddisfly.launch.scale.size import Size
@@ -152,15 +152,13 @@ def _like(deployed: Deployed, group: str, flags: Flags) -> dict[str, Any]:
     members = [machine for machine in deployed.of_group(group) if machine.get("config")]
     model = max(members, key=_fitness, default=None)
     if model is not None:
-        config = pinned(model)
+        config = likeness.of(model)
         own: Mapping[str, Any] | None = config.get("guest")
     else:
         config = _of_release(deployed, group)
         own = next((other["config"].get("guest") for other in deployed.machines if other.get("config")), None)
     config["guest"] = size.of_new(deployed.config, group, like=own, flags=flags.size)
-    config["env"] = {name: value for name, value in (config.get("env") or {}).items() if name != STANDBY_ENV}
-    config["env"] |= flags.env
-    config.pop("standbys", None)
+    config["env"] = {**(config.get("env") or {}), **flags.env}
     return config
 
 
@@ -175,17 +173,6 @@ def _of_release(deployed: Deployed, group: str) -> dict[str, Any]:
         )
     config = machine_config(deployed.config, group, image=str(release["image_ref"]))
     config["metadata"] |= {RELEASE_ID: str(release["id"]), RELEASE_VERSION: str(release["version"])}
-    return config
-
-
-def pinned(machine: Machine) -> dict[str, Any]:
-    """Its config, with the image by digest: a new one like it runs the same, wherever its tag points by now."""
-    config: dict[str, Any] = copy.deepcopy(dict(machine["config"]))
-    reference = machine.get("image_ref") or {}
-    if config.get("image") and reference.get("digest") and "@" not in config["image"]:
-        registry = f"{reference['registry']}/" if reference.get("registry") else ""
-        tag = f":{reference['tag']}" if reference.get("tag") else ""
-        config["image"] = f"{registry}{reference['repository']}{tag}@{reference['digest']}"
     return config
 
 
