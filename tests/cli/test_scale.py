@@ -67,8 +67,8 @@ def test_a_new_one_that_does_not_come_up_is_told_and_nothing_is_removed(
     kept = machine(caddis_app, region="fra")
     failed = caddis_on_dev("scale", "count", "worker=1", "web=0", "-a", caddis_app.name, "--yes")
     assert failed.code == 1
-    assert "did not stay up" in failed.err
-    assert "machine why" in failed.err
+    assert "[worker]: " in failed.err
+    assert "caddis logs" in failed.err
     assert kept["id"] in ids(caddis_app)
 
 
@@ -81,6 +81,15 @@ def test_what_somebody_else_holds_is_left_alone(caddis_on_dev: Caddis, caddis_ap
     assert ids(caddis_app) == {one["id"], other["id"]}
     free = caddis_app.client.machines.list(caddis_app.name, include_leases=True)
     assert not any("lease" in machine for machine in free), "nothing is held after a refusal"
+
+
+def test_nothing_is_scaled_during_a_deploy(caddis_on_dev: Caddis, caddis_app: CaddisApp) -> None:
+    release(caddis_app)
+    caddis_app.client.releases.create(caddis_app.name)
+    refused = caddis_on_dev("scale", "count", "web=1", "-a", caddis_app.name, "--yes")
+    assert (refused.code, "release v2 is pending" in refused.err) == (1, True)
+    assert caddis_app.machines() == []
+    assert caddis_app.client.scale.get(caddis_app.name) == {}
 
 
 def test_show_counts_what_works_and_names_what_waits(caddis_on_dev: Caddis, caddis_app: CaddisApp) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 import typer
@@ -19,6 +20,7 @@ def build() -> typer.Typer:
         build,
         checks,
         config,
+        deploy,
         detect,
         image,
         logs,
@@ -36,6 +38,7 @@ def build() -> typer.Typer:
     program.add_typer(machine.build(), name="m", hidden=True)
     program.add_typer(apps.build(), name="apps")
     program.command("build")(build.build)
+    program.command("deploy")(deploy.deploy)
     program.add_typer(config.build(), name="config")
     program.command("logs")(logs.logs)
     program.command("detect")(detect.detect)
@@ -58,6 +61,18 @@ def version() -> None:
     show.line(f"caddis {caddisfly.__version__}")
 
 
+_SWITCHES = re.compile(r"--(ha|smoke-checks|rollback|detach|yes|now)=(true|false)")
+_ON_ONLY = ("detach", "yes", "now")
+
+
+def _flag(word: str) -> str:
+    """`--ha=false`, as Fly's users write it, is `--no-ha`."""
+    said = _SWITCHES.fullmatch(word)
+    if said is None or (said[2] == "false" and said[1] in _ON_ONLY):
+        return word
+    return f"--{said[1]}" if said[2] == "true" else f"--no-{said[1]}"
+
+
 def run(program: typer.Typer) -> None:
     """Run it and leave the process with its exit code."""
     sys.exit(guarded(program))
@@ -67,6 +82,7 @@ def guarded(program: typer.Typer) -> int:
     """Errors of ours in three lines; a bug in one, unless CADDIS_DEBUG is set."""
     from caddisfly.model.errors import InvalidArgument, Problem, Unprocessable
 
+    sys.argv[1:] = [_flag(word) for word in sys.argv[1:]]
     try:
         program()
     except SystemExit as leave:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caddisfly.launch.scale.spread import converge
+from caddisfly.launch.deploy.spread import spread
 from caddisfly.launch.scale.wanted import Count, parse
 from caddisfly.model.errors import InvalidArgument
 
@@ -28,13 +28,20 @@ from caddisfly.model.errors import InvalidArgument
 def test_examples(
     present: dict[str, int], total: int, regions: list[str], most: int | None, changes: dict[str, int]
 ) -> None:
-    assert converge(present, total, regions, max_per_region=most) == changes
+    assert converge(present, total, regions, most) == changes
 
 
 def test_no_room_is_told_with_a_way_out() -> None:
     with pytest.raises(InvalidArgument, match="fewer than the expected total") as caught:
-        converge({}, 10, ["ams", "fra"], max_per_region=1)
-    assert "--max-per-region" in caught.value.next
+        spread({}, 10, ["ams", "fra"], 1)
+    assert "allow more in each" in caught.value.next
+
+
+def converge(present: dict[str, int], total: int, regions: list[str], most: int | None) -> dict[str, int]:
+    """Those that change, and by how many."""
+    wanted = spread(present, total, regions, most)
+    changes = {region: number - present.get(region, 0) for region, number in wanted.items()}
+    return {region: change for region, change in changes.items() if change}
 
 
 _REGIONS = st.lists(st.sampled_from(["ams", "fra", "ord", "sin"]), min_size=1, max_size=5)
@@ -51,12 +58,12 @@ def test_any_total_is_met_within_the_limit_and_elsewhere_nothing_changes(
 ) -> None:
     if most is not None and most * len(set(regions)) < total:
         return
-    changes = converge(present, total, regions, max_per_region=most)
+    changes = converge(present, total, regions, most)
     assert set(changes) <= set(regions)
     after = {region: present.get(region, 0) + changes.get(region, 0) for region in set(regions)}
     assert sum(after.values()) == total
     assert all(0 <= count <= (most or total) for count in after.values())
-    assert converge({**present, **after}, total, regions, max_per_region=most) == {}
+    assert converge({**present, **after}, total, regions, most) == {}
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 from caddisfly.client import AsyncClient
 from caddisfly.client.calls import Json
+from caddisfly.launch.deploy.leases import held
+from caddisfly.launch.deploy.options import LEASE_TTL_S
+from caddisfly.launch.deploy.rolling import newest
 from caddisfly.launch.fleet import waiting
-from caddisfly.launch.fleet.leases import held
 from caddisfly.launch.fleet.outcome import UNKNOWN
 from caddisfly.model.errors import FailedPrecondition
 
@@ -18,9 +20,10 @@ RUNS = ("started", "starting", "restarting")
 async def change(client: AsyncClient, app: str, id: str, to: Callable[[Json], Json], *, why: str) -> Json:
     """The Machine with the config that `to` makes of its own; as it is, when that is the same.
 
-    Raises `LeaseHeldError`, `Failed` when it does not come up again, `FailedPrecondition` when its host is silent.
+    Raises `Aborted` when somebody else holds it, `Unhealthy` when it does not come up again, `FailedPrecondition` when
+    its host is silent.
     """
-    async with held(client, app, [id], why=why) as nonces:
+    async with held(client, app, [id], ttl_s=LEASE_TTL_S, by=why) as leases:
         machine = known(await client.machines.get(app, id))
         config = to(machine["config"])
         if config == machine["config"]:
@@ -33,16 +36,17 @@ async def change(client: AsyncClient, app: str, id: str, to: Callable[[Json], Js
             current_version=str(machine.get("instance_id", "")),
             skip_launch=not runs,
             skip_service_registration=bool(machine.get("cordoned")),
-            nonce=nonces[id],
+            nonce=leases.nonce(id),
         )
-        return await waiting.updated(client, app, after, runs=runs)
+        return await waiting.updated(client, app, machine, after, runs=runs)
 
 
 async def restart(client: AsyncClient, app: str, id: str, *, force: bool = False, why: str) -> Json:
     """The same, stopped and started as it is."""
-    async with held(client, app, [id], why=why) as nonces:
-        await client.machines.restart(app, id, force_stop=force, nonce=nonces[id])
-        return await waiting.up(client, app, await client.machines.get(app, id))
+    async with held(client, app, [id], ttl_s=LEASE_TTL_S, by=why) as leases:
+        before = await client.machines.get(app, id)
+        await client.machines.restart(app, id, force_stop=force, nonce=leases.nonce(id))
+        return await waiting.up(client, app, before, since=newest(before))
 
 
 def known(machine: Json) -> Json:

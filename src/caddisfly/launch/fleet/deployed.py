@@ -26,6 +26,12 @@ class Deployed:
     note: str = ""
 
     @property
+    def image(self) -> str:
+        """What the release runs: by the digest that its deploy found, else as it was asked for."""
+        release = self.release or {}
+        return str((release.get("progress") or {}).get("image") or release.get("image_ref") or "")
+
+    @property
     def groups(self) -> tuple[str, ...]:
         """The config's, and those that there are Machines of."""
         said = self.config.groups.names if self.config else ()

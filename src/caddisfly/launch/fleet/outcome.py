@@ -75,12 +75,6 @@ def unhealthy(machine: Machine) -> list[Mapping[str, Any]]:
     return [check for check in machine.get("checks") or () if check.get("status") != PASSING]
 
 
-def checked(machine: Machine) -> bool:
-    """Whether it has checks at all."""
-    config = machine.get("config") or {}
-    return bool(config.get("checks")) or any(service.get("checks") for service in config.get("services") or ())
-
-
 def plain(output: object) -> str:
     """The beginning of what an app said, without what a terminal would obey."""
     text = str(output or "")[:200]

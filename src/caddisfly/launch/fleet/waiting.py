@@ -1,52 +1,59 @@
-"""Seeing a Machine up: started, and all of its checks passing."""
+"""Seeing Machines up that run what others run already: the gate of a deploy, without its display."""
 
 from __future__ import annotations
 
-import asyncio
-import time
+from types import TracebackType
+from typing import Self
 
 from caddisfly.client import AsyncClient, TimedOut
 from caddisfly.client.calls import Json
-from caddisfly.launch.fleet.outcome import Failed, checked, failure, plain, undone, unhealthy
+from caddisfly.launch.config.running import metadata
+from caddisfly.launch.config.translate import GROUP_KEY
+from caddisfly.launch.deploy import watch
+from caddisfly.launch.deploy.fleet import Fleet
+from caddisfly.launch.deploy.gate import Expectation
+from caddisfly.launch.deploy.leases import Leases
+from caddisfly.launch.deploy.options import LEASE_TTL_S, Options
+from caddisfly.launch.deploy.progress import Mark
+from caddisfly.launch.deploy.rolling import newest
+from caddisfly.launch.fleet.outcome import Failed, undone
 
 WITHIN_S = 300.0
-_POLL_S = 0.5
-_LINES = 15
+_LOOK_S = 1.0
+"""How long one without checks is watched. Less than in a deploy: what it runs is known to run."""
 
 
-async def up(client: AsyncClient, app: str, machine: Json, *, within_s: float = WITHIN_S) -> Json:
-    """The Machine once it runs and its checks pass, or has done its work. Raises `Failed` as soon as it cannot be."""
+async def up(
+    client: AsyncClient, app: str, machine: Json, *, since: str = "", version: str = "", within_s: float = WITHIN_S
+) -> Json:
+    """The Machine once it runs and its checks pass, or has done its work; `since` is the id of the last event before.
+
+    Raises `Unhealthy` as soon as it is certain that it will not be.
+    """
     id = str(machine["id"])
-    end = time.monotonic() + within_s
-    machine = await settled(client, app, id, "started", "stopped", "failed", "destroyed", within_s=within_s)
-    while machine["state"] == "started" and checked(machine):
-        if machine.get("checks") and not unhealthy(machine):
-            break
-        if time.monotonic() > end:
-            failing = "; ".join(f"{check['name']}: {plain(check.get('output'))}" for check in unhealthy(machine))
-            raise Failed(
-                f"{id} runs, but its checks do not pass within {within_s:.0f} s",
-                why=failing or "they have not run",
-                next=_where(app, id),
-            )
-        await asyncio.sleep(_POLL_S)
-        machine = await client.machines.get(app, id)
-    problem = failure(machine)
-    if problem is None:
-        return machine
-    what, why = problem
-    page = await client.logs.page(app, machine=id)
-    said = [plain(entry.get("message")) for entry in page.entries[-_LINES:]]
-    raise Failed(what, why="\n".join([why, *said]), next=_where(app, id))
+    fleet = Fleet(
+        client,
+        app,
+        leases=Leases(client, app, ttl_s=LEASE_TTL_S, description=""),
+        options=Options(wait_timeout_s=within_s),
+        shown=_Quiet(),
+        image="",
+        labels={},
+    )
+    expected = Expectation(config=machine.get("config") or {}, since=since, version=version, look_s=_LOOK_S)
+    await watch.until_well(fleet, id, metadata(machine).get(GROUP_KEY, ""), expected)
+    return await client.machines.get(app, id)
 
 
-async def updated(client: AsyncClient, app: str, machine: Json, *, runs: bool, within_s: float = WITHIN_S) -> Json:
-    """The Machine once its update is done; one that `runs` is up again. Raises `Failed`, also when it was undone."""
-    id = str(machine["id"])
-    machine = await settled(client, app, id, "settled", within_s=within_s)
+async def updated(client: AsyncClient, app: str, before: Json, after: Json, *, runs: bool) -> Json:
+    """The Machine once its update is done; one that `runs` is up again. Raises `Unhealthy`, also when it was undone."""
+    if runs:
+        return await up(client, app, after, since=newest(before), version=str(after.get("instance_id", "")))
+    id = str(after["id"])
+    machine = await settled(client, app, id, "settled")
     if (why := undone(machine)) is not None:
         raise Failed(f"the update of {id} failed, it is as it was before", why=why, next=_where(app, id))
-    return await up(client, app, machine, within_s=within_s) if runs else machine
+    return machine
 
 
 async def settled(client: AsyncClient, app: str, id: str, *states: str, within_s: float = WITHIN_S) -> Json:
@@ -60,4 +67,25 @@ async def settled(client: AsyncClient, app: str, id: str, *states: str, within_s
 
 
 def _where(app: str, id: str) -> str:
-    return f"caddis logs -a {app} -i {id}; caddis machine why {id} -a {app}"
+    return f"caddis machine why {id} -a {app}"
+
+
+class _Quiet:
+    """A `Progress` that tells nothing: who waits says what is done."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def say(self, text: str) -> None:
+        return None
+
+    def output(self, text: str) -> None:
+        return None
+
+    def machine(self, id: str, group: str, step: str, mark: Mark = "doing") -> None:
+        return None

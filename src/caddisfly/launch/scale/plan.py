@@ -14,15 +14,15 @@ from typing import Any
 
 from caddisfly.launch.config.running import UNKNOWN, Machine, metadata
 from caddisfly.launch.config.translate import machine_config
+from caddisfly.launch.deploy.plan import RELEASE_ID_KEY, RELEASE_VERSION_KEY
+from caddisfly.launch.deploy.spread import spread
 from caddisfly.launch.fleet import likeness
 from caddisfly.launch.fleet.deployed import Deployed, is_standby
 from caddisfly.launch.scale import size
 from caddisfly.launch.scale.size import Size
-from caddisfly.launch.scale.spread import converge
 from caddisfly.launch.scale.wanted import Count
 from caddisfly.model.errors import NotFound, Unimplemented
 
-RELEASE_ID, RELEASE_VERSION = "fly_release_id", "fly_release_version"
 _REMOVED_FIRST = ("failed", "created", "stopped", "suspended", "stopping", "suspending")
 
 
@@ -103,7 +103,9 @@ def _group(deployed: Deployed, group: str, count: Count, flags: Flags, before: R
     elsewhere = [machine for machine in capacity if _region(machine) not in regions]
     limit = _limit(deployed, group, flags, before)
     total = count.from_present(len(here))
-    changes = converge(Counter(map(_region, here)), total, regions, max_per_region=limit)
+    present = Counter(map(_region, here))
+    wanted = spread(present, total, regions, limit)
+    changes = {region: number - present[region] for region, number in wanted.items()}
     more = {region: change for region, change in changes.items() if change > 0}
     config = _like(deployed, group, flags) if more else {}
     removals = [one for region, change in changes.items() for one in _removed(here, members, region, -change)]
@@ -165,20 +167,20 @@ def _like(deployed: Deployed, group: str, flags: Flags) -> dict[str, Any]:
 def _of_release(deployed: Deployed, group: str) -> dict[str, Any]:
     """Of a group that has no Machine to be like."""
     release = deployed.release
-    if release is None or deployed.config is None or not release.get("image_ref"):
+    if release is None or deployed.config is None or not deployed.image:
         raise NotFound(
             f"process group '{group}' has no Machine to make others like",
             why=deployed.note or "and no release of this app says what it runs",
             next="caddis deploy",
         )
-    config = machine_config(deployed.config, group, image=str(release["image_ref"]))
-    config["metadata"] |= {RELEASE_ID: str(release["id"]), RELEASE_VERSION: str(release["version"])}
+    config = machine_config(deployed.config, group, image=deployed.image)
+    config["metadata"] |= {RELEASE_ID_KEY: str(release["id"]), RELEASE_VERSION_KEY: str(release["version"])}
     return config
 
 
 def _fitness(machine: Machine) -> tuple[Any, ...]:
     """Of the newest release before older ones, what runs before what does not, the older Machine before the younger."""
-    version = metadata(machine).get(RELEASE_VERSION, "")
+    version = metadata(machine).get(RELEASE_VERSION_KEY, "")
     return (
         int(version) if version.isdecimal() else 0,
         not is_standby(machine),
