@@ -27,10 +27,16 @@ def build() -> typer.Typer:
 
 def show_(app: App = "", json: AsJson = False) -> None:
     """Show the images that an app's Machines run."""
+    from caddisfly.client import ApiError
+
     name = target.app_name(app)
     with target.client() as client:
         machines = _machines(client, name)
-        newest = _newest(client, name, machines)
+        try:
+            newest = _newest(client, name, machines)
+        except ApiError as error:
+            newest = {}
+            show.note(f"Whether there are newer images is not known: {error.text}")
     rows = []
     for machine in machines:
         reference = machine.get("image_ref") or {}

@@ -42,7 +42,7 @@ def show_(app: App = "", json: AsJson = False) -> None:
 
     name = target.app_name(app)
     with target.client() as client:
-        found, remembered = deployed.deployed(client, name), client.scale.get(name)
+        found, remembered = deployed.deployed(client, name), deployed.remembered(client, name)
     rows = [_row(found, one, remembered.get(one)) for one in sorted({*found.groups, *remembered})]
     if json:
         show.result(rows)
@@ -121,10 +121,10 @@ def count(
     name = target.app_name(app)
     with target.client() as client:
         found = deployed.deployed(client, name)
-        remembered = {one: plan.Rules.from_wire(wire) for one, wire in client.scale.get(name).items()}
+        remembered = {one: plan.Rules.from_wire(wire) for one, wire in deployed.remembered(client, name).items()}
     if found.note:
         show.note(f"Note: {found.note}")
-    asked = wanted.parse(counts, groups=tuple(sorted({*found.groups, *remembered})), default=process_group)
+    asked = wanted.parse(counts, groups=found.groups, default=process_group)
     plans = plan.plan(found, asked, flags, remembered=remembered)
     changes = any(one.changes for one in plans)
     if changes:

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 def show_status(name: str, *, json: bool) -> None:
     """An app and its Machines."""
+    from caddisfly.launch.fleet.deployed import remembered
+
     with target.client() as client:
         app, machines = client.apps.get(name), client.machines.list(name)
         latest, current = _release(client, name, "latest"), _release(client, name, "current")
-        wanted = _wanted(client, name)
+        wanted = remembered(client, name)
     found = _troubles(name, machines, wanted)
     if json:
         told = {"release": _short(current), "latest_release": _short(latest), "scale": wanted, "troubles": found}
@@ -55,16 +57,6 @@ def _release(client: Client, app: str, version: str) -> Json | None:
     except NotFoundError:
         return None
     return found
-
-
-def _wanted(client: Client, app: str) -> Mapping[str, Any]:
-    from caddisfly.client import NotFoundError
-
-    try:
-        groups: Mapping[str, Any] = client.scale.get(app)
-    except NotFoundError:
-        return {}  # not a Caddisfly
-    return groups
 
 
 def _short(release: Json | None) -> Json | None:

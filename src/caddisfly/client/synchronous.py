@@ -185,11 +185,13 @@ class Machines:
         skip_launch: bool = False,
         skip_service_registration: bool = False,
         lease_ttl_s: int = 0,
+        idempotency_key: str = "",
     ) -> Json:
         """Returns before it has booted: `wait` for `started`.
 
         With `skip_service_registration` it gets no traffic until `uncordon`. With `lease_ttl_s` it is leased from its
-        first moment, and the reply has the `nonce`.
+        first moment, and the reply has the `nonce`. With an `idempotency_key` it is tried again after a lost answer,
+        and is one Machine however often it is sent; Fly does not know such keys.
         """
         call = calls.create_machine(
             app,
@@ -199,6 +201,7 @@ class Machines:
             skip_launch=skip_launch,
             skip_service_registration=skip_service_registration,
             lease_ttl_s=lease_ttl_s,
+            key=idempotency_key,
         )
         return _object(self._client.send(call))
 

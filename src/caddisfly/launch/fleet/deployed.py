@@ -62,6 +62,15 @@ def deployed(client: Client, app: str) -> Deployed:
         return Deployed(app=app, machines=machines, release=release, note=note)
 
 
+def remembered(client: Client, app: str) -> Mapping[str, Any]:
+    """`count`, `regions` and `max_per_region` of groups of which somebody said something. Fly remembers nothing."""
+    try:
+        groups: Mapping[str, Any] = client.scale.get(app)
+    except NotFoundError:
+        return {}
+    return groups
+
+
 def is_standby(machine: Machine) -> bool:
     """One that waits for the host of another to be lost is no capacity."""
     return bool((machine.get("config") or {}).get("standbys"))

@@ -17,6 +17,7 @@ from caddisfly.launch.fleet import waiting
 from caddisfly.launch.fleet.deployed import Deployed
 from caddisfly.launch.fleet.turns import each
 from caddisfly.launch.scale.plan import Addition, GroupPlan, Removal
+from caddisfly.model import ids
 from caddisfly.model.errors import Aborted
 
 _AT_ONCE = 5
@@ -32,14 +33,19 @@ async def carry_out(
     """
     app = deployed.app
     await _refuse_during_deploy(client, app)
-    await client.scale.change(app, {plan.group: plan.after.to_wire() for plan in plans})
+    try:
+        await client.scale.change(app, {plan.group: plan.after.to_wire() for plan in plans})
+    except NotFoundError:
+        say("This platform remembers no counts: the next deploy does not know of them")
     if not any(plan.changes for plan in plans):
         return []
-    ids = [str(machine["id"]) for machine in deployed.machines if machine.get("host_status") not in UNKNOWN]
-    async with held(client, app, ids, ttl_s=LEASE_TTL_S, by="caddis scale") as leases:
+    present = [str(machine["id"]) for machine in deployed.machines if machine.get("host_status") not in UNKNOWN]
+    async with held(client, app, present, ttl_s=LEASE_TTL_S, by="caddis scale") as leases:
 
         async def add(addition: Addition) -> Json:
-            made = await client.machines.create(app, dict(addition.config), region=addition.region)
+            made = await client.machines.create(
+                app, dict(addition.config), region=addition.region, idempotency_key=ids.ulid()
+            )
             say(f"Created {made['id']} of group '{addition.group}' in {made.get('region', addition.region)}")
             running = await waiting.up(client, app, made)
             say(f"{made['id']} is {running['state']}")

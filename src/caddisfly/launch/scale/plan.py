@@ -167,15 +167,16 @@ def _like(deployed: Deployed, group: str, flags: Flags) -> dict[str, Any]:
 def _of_release(deployed: Deployed, group: str) -> dict[str, Any]:
     """Of a group that has no Machine to be like."""
     release = deployed.release
-    if release is None or deployed.config is None or not deployed.image:
+    config = deployed.config
+    if release is None or config is None or group not in config.groups.names or not deployed.image:
         raise NotFound(
             f"process group '{group}' has no Machine to make others like",
             why=deployed.note or "and no release of this app says what it runs",
             next="caddis deploy",
         )
-    config = machine_config(deployed.config, group, image=deployed.image)
-    config["metadata"] |= {RELEASE_ID_KEY: str(release["id"]), RELEASE_VERSION_KEY: str(release["version"])}
-    return config
+    made = machine_config(config, group, image=deployed.image)
+    made["metadata"] |= {RELEASE_ID_KEY: str(release["id"]), RELEASE_VERSION_KEY: str(release["version"])}
+    return made
 
 
 def _fitness(machine: Machine) -> tuple[Any, ...]:

@@ -46,7 +46,7 @@ def parse(words: Sequence[str], *, groups: Sequence[str], default: str = "") -> 
     if unknown:
         raise InvalidArgument(
             f"Attempting to scale unknown process groups {', '.join(unknown)}",
-            next=f"this app has {', '.join(groups) or 'none'}",
+            next=f"this app has {', '.join(groups)}" if groups else "caddis deploy makes the first Machines",
         )
     return found
 
