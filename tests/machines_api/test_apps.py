@@ -179,3 +179,24 @@ async def test_an_image_is_resolved_as_a_create_would(api: Api, fly: httpx.Async
     await host.stop()
     await eventually(lambda: not api.control.hosts.up)
     assert (await fly.get("/v1/apps/demo/image?ref=nginx")).status_code == 503
+
+
+async def test_an_image_of_another_tenants_app_is_resolved_to_nothing(
+    settings: ControlSettings, host: FakeHost
+) -> None:
+    api = Api(settings.model_copy(update={"domain": "example.test"}))
+    await api.start()
+    await api.ready(hosts=1)
+    said = []
+    for slug, app in (("rivals", "theirs"), ("personal", "demo")):
+        _, token = await api.tenant(slug)
+        client = api.client(token)
+        assert (await client.post("/v1/apps", json={"name": app, "org_slug": slug})).status_code == 201
+    for image in ("theirs", "absent"):
+        reply = await client.get(f"/v1/apps/demo/image?ref=registry.example.test/{image}:v1")
+        said.append((reply.status_code, reply.text.replace(image, "it")))
+    assert said[0] == said[1]
+    assert said[0][0] == 400
+    assert host.calls == []
+    assert (await client.get("/v1/apps/demo/image?ref=registry.example.test/demo:v1")).status_code == 200
+    await api.stop()
