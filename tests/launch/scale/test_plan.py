@@ -91,6 +91,12 @@ class TestWhere:
         assert len(scale(count=Count(5), before=rules, max_per_region=-1).additions) == 5
         assert scale(count=Count(5), before=rules, max_per_region=-1).after.max_per_region is None
 
+    def test_without_regions_it_is_about_all_of_the_group_wherever_they_are(self) -> None:
+        stray = machine("m2", region="sin")
+        found = scale(machine("m1"), stray, count=Count(0), before=Rules(count=2, regions=("ams",)))
+        assert sorted(gone(found)) == ["m1", "m2"]
+        assert found.after == Rules(count=0, regions=("ams",))
+
     def test_what_the_file_declares_holds_until_somebody_says_otherwise(self) -> None:
         file = FILE + "caddisfly.groups.web = { regions = ['sin'], max_per_region = 1 }"
         assert regions(scale(count=Count(1), file=file)) == ["sin"]
@@ -122,6 +128,11 @@ class TestNewOnes:
     def test_have_the_size_that_flags_or_the_config_say(self, vm: str, flags: Any, size: str) -> None:
         found = scale(machine("m1"), count=Count(2), file=f"{FILE}\n{vm}", size=Size(**flags))
         assert named(found.additions[0].config["guest"]) == size
+
+    def test_carry_nothing_that_is_about_another_machine(self) -> None:
+        labels = {"fly_process_group": "web", "caddis_suspended": "running", "safe_to_destroy": "true", "mine": "1"}
+        (new,) = scale(machine("m1", metadata=labels), count=Count(2)).additions
+        assert new.config["metadata"] == {"fly_process_group": "web", "mine": "1"}
 
     def test_have_the_variables_that_were_said(self) -> None:
         assert scale(machine("m1"), count=Count(2), env={"B": "2"}).additions[0].config["env"] == {"A": "1", "B": "2"}

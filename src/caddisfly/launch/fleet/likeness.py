@@ -7,6 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from caddisfly.launch.config.translate import STANDBY_ENV
+from caddisfly.launch.deploy.fleet import pinned
+from caddisfly.launch.deploy.plan import CANARY_KEY, GREEN_KEY, SAFE_KEY
+from caddisfly.launch.fleet.outcome import SUSPENDED
+
+_ITS_OWN = (SUSPENDED, CANARY_KEY, GREEN_KEY, SAFE_KEY)
+"""Metadata about what is being done to that very Machine."""
 
 Machine = Mapping[str, Any]
 
@@ -14,10 +20,11 @@ Machine = Mapping[str, Any]
 def of(machine: Machine, *, standby_for: Sequence[str] = ()) -> dict[str, Any]:
     """With the image by digest: it runs the same, wherever the tag points by now. It stands by for nobody else's."""
     config: dict[str, Any] = copy.deepcopy(dict(machine["config"]))
-    reference = machine.get("image_ref") or {}
-    if config.get("image") and reference.get("digest") and "@" not in config["image"]:
-        config["image"] = f"{tagged(reference)}@{reference['digest']}"
+    if config.get("image"):
+        config["image"] = pinned(machine)
     config.pop("standbys", None)
+    if "metadata" in config:
+        config["metadata"] = {name: value for name, value in config["metadata"].items() if name not in _ITS_OWN}
     env = {name: value for name, value in (config.get("env") or {}).items() if name != STANDBY_ENV}
     if standby_for:
         config["standbys"] = list(standby_for)

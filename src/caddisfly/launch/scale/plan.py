@@ -98,7 +98,7 @@ def _group(deployed: Deployed, group: str, count: Count, flags: Flags, before: R
     _refuse_volumes(deployed, group)
     members = deployed.of_group(group)
     capacity = [machine for machine in members if not is_standby(machine)]
-    regions = _regions(deployed, group, flags, before)
+    regions = flags.regions or _regions(deployed, group, capacity, before)
     here = [machine for machine in capacity if _region(machine) in regions]
     elsewhere = [machine for machine in capacity if _region(machine) not in regions]
     limit = _limit(deployed, group, flags, before)
@@ -124,13 +124,15 @@ def _group(deployed: Deployed, group: str, count: Count, flags: Flags, before: R
     )
 
 
-def _regions(deployed: Deployed, group: str, flags: Flags, before: Rules) -> tuple[str, ...]:
-    """What is said now, what was said before, where the app is, where it should be; else where the platform likes."""
+def _regions(deployed: Deployed, group: str, capacity: Sequence[Machine], before: Rules) -> tuple[str, ...]:
+    """Where nobody says: as was said before, as is declared, where the app is, where it should be; else where the
+    platform likes. Wherever the group has Machines belongs to it, so that a count is that of all of them."""
     config = deployed.config
     primary = config.primary_region if config else ""
     declared = config.placement(group).regions if config and group in config.groups.names else ()
     there = sorted({_region(machine) for machine in deployed.machines}, key=lambda region: (region != primary, region))
-    return flags.regions or before.regions or declared or tuple(there) or (primary,)
+    meant = before.regions or declared or tuple(there) or (primary,)
+    return tuple(dict.fromkeys((*meant, *sorted(map(_region, capacity)))))
 
 
 def _limit(deployed: Deployed, group: str, flags: Flags, before: Rules) -> int | None:
