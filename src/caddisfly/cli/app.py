@@ -13,7 +13,7 @@ from caddisfly.cli.group import group
 
 def build() -> typer.Typer:
     """The laptop's commands. The composition root adds the operator's."""
-    from caddisfly.cli import apps, auth, build, config, detect, logs, machine, secrets, tokens
+    from caddisfly.cli import apps, auth, build, config, detect, launch, logs, machine, secrets, tokens
 
     program = group("Fly.io's platform in a house of your own.")
     program.add_typer(machine.build(), name="machine")
@@ -24,6 +24,7 @@ def build() -> typer.Typer:
     program.add_typer(config.build(), name="config")
     program.command("logs")(logs.logs)
     program.command("detect")(detect.detect)
+    program.command("launch")(launch.launch)
     program.add_typer(auth.build(), name="auth")
     program.add_typer(secrets.build(), name="secrets")
     program.add_typer(tokens.build(), name="tokens")
