@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from caddisfly.cli import account, secrets, show, target
+from caddisfly.cli.build_flags import BuildArg, BuildSecret, Dockerfile, LocalOnly, pairs
 from caddisfly.cli.config import Lenient
 from caddisfly.cli.consent import Consent
+from caddisfly.cli.deploy import Ha, WaitTimeout
+from caddisfly.cli.deploy import deploy as deploy_folder
 from caddisfly.cli.detect import Framework
-from caddisfly.cli.machine_config import pairs
 from caddisfly.cli.machine_flags import Org, VmCpuKind, VmCpus, VmMemory, VmSize
 from caddisfly.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 
@@ -42,7 +44,7 @@ def launch(
         bool, typer.Option("--copy-config", help="Keep the fly.toml that is there without asking.")
     ] = False,
     image: Annotated[str, typer.Option("--image", "-i", help="Run this image; nothing is built.")] = "",
-    dockerfile: Annotated[str, typer.Option("--dockerfile", help="Path or URL of the Dockerfile.")] = "",
+    dockerfile: Dockerfile = "",
     framework: Framework = "",
     internal_port: Annotated[
         int | None, typer.Option("--internal-port", help="Port that the app listens on; 0: none.", show_default=False)
@@ -72,6 +74,11 @@ def launch(
     no_github_workflow: Annotated[
         bool, typer.Option("--no-github-workflow", envvar=_NO_WORKFLOW, help="No workflow that deploys each push.")
     ] = False,
+    build_arg: BuildArg = None,
+    build_secret: BuildSecret = None,
+    local_only: LocalOnly = False,
+    ha: Ha = True,
+    wait_timeout: WaitTimeout = "",
     no_deploy: Annotated[bool, typer.Option("--no-deploy", help="Do all but deploy.")] = False,
     now: Annotated[
         bool, typer.Option("--now", help="Do not ask; deploy, also what should be looked at first.")
@@ -126,6 +133,7 @@ def launch(
             around=Surroundings.of(client),
             unfinished=unfinished,
             strict=not lenient,
+            pair=ha,
         )
         plan = _agreed(draft, wishes, consent)
         changes = _changes(plan, consent, ignore=dockerignore_from_gitignore, workflow=not no_github_workflow)
@@ -136,8 +144,23 @@ def launch(
         return
     if obstacles:
         raise FailedPrecondition(
-            f"{plan.name.value} is launched, but not deployed", why="\n".join(obstacles), next=_next(plan, obstacles)
+            f"{plan.name.value} is launched, but not deployed",
+            why="\n".join(obstacles),
+            next=f"when that is done: caddis deploy{_flags(plan)}",
         )
+    deploy_folder(
+        plan.directory,
+        config="" if _usual(plan) else str(plan.present.path),
+        lenient=lenient,
+        build_arg=build_arg,
+        build_secret=build_secret,
+        local_only=local_only,
+        ha=ha,
+        wait_timeout=wait_timeout,
+        yes=True,
+    )
+    if plan.domain and plan.config().http_service:
+        show.line(f"It is at {plan.name.value}.{plan.domain}")
 
 
 def _agreed(draft: Draft, wishes: Wishes, consent: Consent) -> Plan:
@@ -267,16 +290,17 @@ def _outlook(plan: Plan, there: frozenset[str], *, now: bool) -> list[str]:
     return [*secrets.obstacles(plan, there), *(() if now else plan.source.review)]
 
 
-def _next(plan: Plan, obstacles: list[str]) -> str:
-    return f"when that is done: caddis deploy{_flags(plan)}"
-
-
 def _flags(plan: Plan) -> str:
     """What `caddis deploy` has to be told here."""
-    path = plan.present.path
-    named = path.parent == plan.directory and path.name in ("fly.toml", "fly.json", "fly.yaml")
     where = "" if plan.directory == Path.cwd() else f" {os.path.relpath(plan.directory)}"
-    return where if named else f"{where} -c {path}"
+    return where if _usual(plan) else f"{where} -c {plan.present.path}"
+
+
+def _usual(plan: Plan) -> bool:
+    """Whether its file is one that is found without being named."""
+    from caddisfly.launch.config import locate
+
+    return plan.present.path.parent == plan.directory and plan.present.path.name in locate.NAMES
 
 
 def _present(directory: Path, given: str, name: str, consent: Consent, *, copy: bool, lenient: bool) -> Present:

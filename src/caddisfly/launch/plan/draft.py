@@ -25,6 +25,7 @@ class Draft:
     around: Surroundings
     unfinished: Unfinished
     strict: bool
+    pair: bool
 
     def plan(self, wishes: Wishes) -> tuple[Plan, Own | None]:
         """And the app of its name, if this account has one.
@@ -38,6 +39,7 @@ class Draft:
             self.source,
             self.around,
             strict=self.strict,
+            pair=self.pair,
             earlier=self.unfinished.name,
         )
         made.config()  # what was said has to make sense before anybody is asked anything

@@ -36,6 +36,8 @@ class Plan:
     directory: Path
     present: Present
     strict: bool
+    pair: bool
+    """Whether two Machines are made where one may fail."""
     name: Value[str]
     org: Value[str]
     region: Value[str]
@@ -96,6 +98,9 @@ class Plan:
         for group in config.groups.names:
             guest = Guest.from_wire(machine_config(config, group).get("guest") or {})
             size = f"{guest.cpu_kind}, {guest.cpus} CPU{'s' * (guest.cpus > 1)}, {guest.memory_mb} MB"
+            two = self.pair and config.services_of(group) and not config.mounts_of(group)
+            count = config.placement(group).count
+            size = f"{(2 if two else 1) if count is None else count} of {size}"
             yield f"Machines of {group}", Value(size, why or (FROM_FILE if config.vms else "the smallest"))
         http = config.http_service
         if http:
@@ -130,6 +135,7 @@ def made(
     around: Surroundings,
     *,
     strict: bool = True,
+    pair: bool = True,
     earlier: str = "",
 ) -> Plan:
     """`earlier` is the name that a launch which did not come to its end has chosen. Raises `Problem`s of its parts."""
@@ -149,6 +155,7 @@ def made(
         directory=directory,
         present=present,
         strict=strict,
+        pair=pair,
         name=name,
         org=Value(wishes.org, GIVEN) if wishes.org else Value("personal", "the default"),
         region=around.region(wishes.region, kept.primary_region if kept else ""),
