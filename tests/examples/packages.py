@@ -17,7 +17,7 @@ def fetched(directory: Path, requirements: Iterable[Path]) -> None:
     """The wheels that these ask for, by the pip of this computer as it is set up."""
     directory.mkdir(parents=True, exist_ok=True)
     files = [word for path in requirements for word in ("-r", str(path))]
-    argv = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:", "--dest", str(directory), *files]
+    argv = [sys.executable, "-m", "pip", "download", "-qq", "--only-binary=:all:", "--dest", str(directory), *files]
     subprocess.run(argv, check=True, timeout=300)
 
 
