@@ -31,7 +31,7 @@ class Examples(Box):
         text = self.file.read_text().replace("store_size_gb = 2", "store_size_gb = 6")
         self.file.write_text(
             f'{text}mirrors = {{ "docker.io" = "http://{mirror}" }}\n'
-            f'[builds]\nforward = ["{index.port}"]\nenv = {{ PIP_INDEX_URL = "{index.url}" }}\n'
+            f'[builds]\ncpu_share = 1000\nforward = ["{index.port}"]\nenv = {{ PIP_INDEX_URL = "{index.url}" }}\n'
         )
         self.launched: dict[str, subprocess.CompletedProcess[str]] = {}
 
@@ -73,7 +73,7 @@ def examples() -> Iterator[Examples]:
     try:
         up = box.caddis("up", "--detach")
         assert up.returncode == 0, up.stderr
-        with ThreadPoolExecutor(2) as pool:
+        with ThreadPoolExecutor(6) as pool:  # they are built one by one, and watched side by side
             django = pool.submit(_with_its_database, box)
             others = [
                 pool.submit(box.launch, name) for name in ("fastapi", "flask-worker", "node", "groups", "dockerfile")
