@@ -25,6 +25,7 @@ def build() -> typer.Typer:
         logs,
         machine,
         releases,
+        rollback,
         secrets,
         tokens,
     )
@@ -36,6 +37,7 @@ def build() -> typer.Typer:
     program.add_typer(apps.build(), name="apps")
     program.command("build")(build.build)
     program.command("deploy")(deploy.deploy)
+    program.command("rollback")(rollback.rollback)
     program.add_typer(config.build(), name="config")
     program.command("logs")(logs.logs)
     program.command("detect")(detect.detect)
