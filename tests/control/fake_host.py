@@ -64,6 +64,7 @@ class FakeHost:
             (contract.DESTROY_MACHINE, self.destroy),
             (contract.EXEC_MACHINE, self.exec),
             (contract.READ_LOGS, self.read_logs),
+            (contract.RESOLVE_IMAGE, self.resolve),
             (contract.START_BUILD, self.start_build),
             (contract.SHOW_BUILD, self.show_build),
             (contract.LIST_BUILDS, self.list_builds),
@@ -307,6 +308,10 @@ class FakeHost:
         self._running(call.machine_id)
         code = 7 if call.command == ("sh", "-c", "exit 7") else 0
         return contract.ExecReply(exit_code=code, stdout=" ".join(call.command), stderr=call.stdin)
+
+    async def resolve(self, request: contract.ResolveImage) -> contract.ImageFound:
+        image = {"registry": "docker.io", "repository": request.name, "tag": "", "digest": "sha256:1", "labels": None}
+        return contract.ImageFound(image=image, reference=f"docker.io/{request.name}@sha256:1")
 
     async def read_logs(self, call: contract.ReadLogs) -> contract.LogLines:
         return contract.LogLines(lines=tuple(self.lines.get(call.machine_id, [])[-call.limit :]))

@@ -159,8 +159,10 @@ def launch(
         wait_timeout=wait_timeout,
         yes=True,
     )
-    if plan.domain and plan.config().http_service:
-        show.line(f"It is at {plan.name.value}.{plan.domain}")
+    with target.client() as client:
+        app = client.apps.get(plan.name.value)
+    if app.get("url") and plan.config().http_service:
+        show.line(f"It is at {app['url']}")
 
 
 def _agreed(draft: Draft, wishes: Wishes, consent: Consent) -> Plan:
