@@ -23,6 +23,7 @@ def build() -> typer.Typer:
         deploy,
         detect,
         image,
+        launch,
         logs,
         machine,
         opening,
@@ -44,6 +45,7 @@ def build() -> typer.Typer:
     program.add_typer(config.build(), name="config")
     program.command("logs")(logs.logs)
     program.command("detect")(detect.detect)
+    program.command("launch")(launch.launch)
     program.add_typer(checks.build(), name="checks")
     program.add_typer(image.build(), name="image")
     program.command("open")(opening.open_)

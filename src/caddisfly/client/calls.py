@@ -55,9 +55,9 @@ def app(name: str) -> Call:
     return Call(method="GET", path=_app(name))
 
 
-def create_app(name: str, org_slug: str, network: str) -> Call:
-    body = {"app_name": name, "name": name, "org_slug": org_slug, "network": network}
-    return Call(method="POST", path="/v1/apps", body=_given(body))
+def create_app(name: str, org_slug: str, network: str, key: str) -> Call:
+    body = {"app_name": name, "name": name, "org_slug": org_slug, "network": network, "idempotency_key": key}
+    return Call(method="POST", path="/v1/apps", body=_given(body), idempotency_key=key)
 
 
 def delete_app(name: str, force: bool) -> Call:

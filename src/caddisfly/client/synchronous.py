@@ -118,9 +118,14 @@ class Apps:
     def get(self, name: str) -> Json:
         return _object(self._client.send(calls.app(name)))
 
-    def create(self, name: str = "", *, org_slug: str = "personal", network: str = "") -> Json:
-        """Without a name the platform makes one up. Raises `FinalError` with `status` `name_taken`."""
-        return _object(self._client.send(calls.create_app(name, org_slug, network)))
+    def create(
+        self, name: str = "", *, org_slug: str = "personal", network: str = "", idempotency_key: str = ""
+    ) -> Json:
+        """Without a name the platform makes one up. With the same `idempotency_key` again it is the same app.
+
+        Raises `FinalError` with `status` `name_taken`.
+        """
+        return _object(self._client.send(calls.create_app(name, org_slug, network, idempotency_key)))
 
     def delete(self, name: str, *, force: bool = True) -> None:
         """Destroys its Machines too."""
