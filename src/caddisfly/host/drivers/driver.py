@@ -124,7 +124,8 @@ class Window:
 class Attach:
     """A command to run inside a live sandbox with its streams open. It inherits the sandbox's environment."""
 
-    argv: tuple[str, ...]
+    argv: tuple[str, ...] = ()
+    """Empty: a shell, the best one that is there."""
     window: Window | None = None
     """Gives it a terminal of this size, in which both outputs are one."""
     term: str = "xterm"
@@ -285,5 +286,5 @@ class Attachable(Protocol):
     """Can run a command with its streams open, in a terminal or without one."""
 
     async def attach(self, id: str, wanted: Attach) -> Session:
-        """Raises `InvalidArgument` for a user that is not there. A program that is not there ends with 126 or 127."""
+        """Returns once it runs. Raises `InvalidArgument` for a program, a shell or a user that is not there."""
         ...

@@ -44,7 +44,7 @@ async def execute(
         finally:
             if process.returncode is None:
                 await entry.end(process)
-        if (refusal := entry.refusal(command.argv[0], code, err.decode(errors="replace"))) is not None:
+        if (refusal := entry.refusal(code, err.decode(errors="replace"))) is not None:
             raise refusal
         return CommandResult(exit_code=code, stdout=out, stderr=err)
     finally:

@@ -78,12 +78,13 @@ class Entry:
         except (FileNotFoundError, ValueError):
             return None
 
-    def refusal(self, argv0: str, code: int, said: str) -> InvalidArgument | None:
+    def refusal(self, code: int, said: str) -> InvalidArgument | None:
         """What it means that it ended with this code, if that means that there was no such program."""
         words = said.lower()
         if code not in _NOT_FOUND_CODES or self.begun or not any(word in words for word in _NOT_FOUND_WORDS):
             return None
-        return InvalidArgument(f"cannot run {argv0!r}", why=said.strip()[-500:])
+        program = json.loads(self.process_file.read_text())["args"][0]
+        return InvalidArgument(f"cannot run {program!r}", why=said.strip()[-500:])
 
     async def signal(self, number: int, *, family: bool = False) -> None:
         """Signal its first process; with `family`, also all that come from it."""

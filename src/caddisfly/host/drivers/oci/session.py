@@ -25,13 +25,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from caddisfly.host import guest
+from caddisfly.host import guest, inroot
 from caddisfly.host.drivers.driver import STDERR, STDOUT, Attach, Window
 from caddisfly.host.drivers.oci.entry import Entry
 from caddisfly.host.drivers.oci.pipe import End
 from caddisfly.host.drivers.oci.runtime import Runtime, environment
-from caddisfly.model.errors import DeadlineExceeded, Internal
+from caddisfly.model.errors import DeadlineExceeded, Internal, InvalidArgument
 
+_SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh", "/usr/bin/sh", "/bin/ash")
 _LOOK_EVERY_S = 0.002
 _LINGER_S = 0.5
 """How long output may come after the command's end, from what it left in the background with its streams."""
@@ -45,7 +46,8 @@ async def attach(
     runtime: Runtime, id: str, wanted: Attach, *, directory: Path, groups: tuple[Path, ...], timeout_s: float
 ) -> OciSession:
     """Returns once the command runs. Raises `InvalidArgument` for a program or a user that is not there."""
-    session = OciSession(Entry.make(runtime, id, directory, _process(directory, wanted)))
+    process = await asyncio.to_thread(_process, directory, wanted)
+    session = OciSession(Entry.make(runtime, id, directory, process))
     try:
         async with asyncio.timeout(timeout_s):
             await session.begin(wanted, environment(groups))
@@ -62,15 +64,25 @@ def _process(directory: Path, wanted: Attach) -> dict[str, Any]:
     """What differs from the sandbox's own program."""
     config = json.loads((directory / "config.json").read_text())
     env = {name: value for name, _, value in (entry.partition("=") for entry in config["process"]["env"])}
-    process: dict[str, Any] = {"args": list(wanted.argv), "terminal": wanted.window is not None}
+    root = Path(config["root"]["path"])
+    process: dict[str, Any] = {"args": list(wanted.argv or (_shell(root),)), "terminal": wanted.window is not None}
     if wanted.user:
-        uid, gid, gids, home = guest.user_in(Path(config["root"]["path"]), wanted.user)
+        uid, gid, gids, home = guest.user_in(root, wanted.user)
         process["user"] = {"uid": uid, "gid": gid, "additionalGids": list(gids)}
         env["HOME"] = home
     if wanted.window is not None:
         process["consoleSize"] = {"width": wanted.window.columns, "height": wanted.window.rows}
         env["TERM"] = wanted.term
     return process | {"env": [f"{name}={value}" for name, value in env.items()]}
+
+
+def _shell(root: Path) -> str:
+    for shell in _SHELLS:
+        if inroot.is_executable(root, shell):
+            return shell
+    raise InvalidArgument(
+        "there is no shell in this image", why=f"none of {', '.join(_SHELLS)}", next="name a program that it has"
+    )
 
 
 class OciSession:
@@ -97,7 +109,7 @@ class OciSession:
             await self._with_its_own_terminal(wanted.window, env)
         else:
             await self._in_a_terminal(wanted.window, env)
-        await self._until_it_runs(wanted.argv[0])
+        await self._until_it_runs()
         self._task(self._pump_all())
 
     async def _with_pipes(self, env: dict[str, str]) -> None:
@@ -186,7 +198,7 @@ class OciSession:
         while said := await end.read():
             self._complaint += said[: _COMPLAINT_MAX - len(self._complaint)]
 
-    async def _until_it_runs(self, program: str) -> None:
+    async def _until_it_runs(self) -> None:
         assert self._ended is not None
         while not self._entry.begun:
             if not self._ended.done():
@@ -196,7 +208,7 @@ class OciSession:
                 return
             await asyncio.gather(*self._tasks, *(self._listen(end) for end in self._outputs.values()))
             said, code = self._complaint.decode(errors="replace"), self._ended.result()
-            raise self._entry.refusal(program, code, said) or Internal(f"exec ended with {code}", why=said[-500:])
+            raise self._entry.refusal(code, said) or Internal(f"exec ended with {code}", why=said[-500:])
 
     async def _pump_all(self) -> None:
         await asyncio.gather(*(self._pump(number, end) for number, end in self._outputs.items()))
