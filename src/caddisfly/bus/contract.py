@@ -206,6 +206,8 @@ class AttachMachine(MachineCall):
     term: str = ""
     user: str = ""
     container: str = ""
+    stop_after: bool = False
+    """Stop the Machine when the session is over, however that comes about. `nonce` must allow it."""
 
 
 class AttachReply(Message):

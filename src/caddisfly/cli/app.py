@@ -14,7 +14,21 @@ from caddisfly.cli.group import group
 
 def build() -> typer.Typer:
     """The laptop's commands. The composition root adds the operator's."""
-    from caddisfly.cli import apps, auth, build, config, deploy, detect, logs, machine, releases, secrets, tokens
+    from caddisfly.cli import (
+        apps,
+        auth,
+        build,
+        config,
+        console,
+        deploy,
+        detect,
+        logs,
+        machine,
+        releases,
+        secrets,
+        ssh,
+        tokens,
+    )
 
     program = group("Fly.io's platform in a house of your own.")
     program.add_typer(machine.build(), name="machine")
@@ -27,6 +41,8 @@ def build() -> typer.Typer:
     program.command("logs")(logs.logs)
     program.command("detect")(detect.detect)
     program.command("releases")(releases.releases)
+    program.add_typer(ssh.build(), name="ssh")
+    program.command("console")(console.console)
     program.add_typer(auth.build(), name="auth")
     program.add_typer(secrets.build(), name="secrets")
     program.add_typer(tokens.build(), name="tokens")

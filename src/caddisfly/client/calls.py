@@ -193,12 +193,13 @@ def attach(
     term: str,
     user: str,
     container: str,
+    stop_after: bool,
 ) -> Call:
     """Of a WebSocket. Words of the command are repeated, which `query` has no way to say."""
     columns, rows = window or (0, 0)
     size = {"tty": "1", "cols": str(columns), "rows": str(rows), **_given({"term": term})} if window else {}
     pairs = [*(("command", word) for word in command), *size.items()]
-    pairs += _given({"user": user, "container": container}).items()
+    pairs += [*_given({"user": user, "container": container}).items(), *_flags(stop_after=stop_after).items()]
     return Call(method="GET", path=f"{_machine(app, id, 'exec')}/stream?{urlencode(pairs)}")
 
 

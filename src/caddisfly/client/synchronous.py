@@ -294,15 +294,18 @@ class Machines:
         term: str = "",
         user: str = "",
         container: str = "",
+        stop_after: bool = False,
     ) -> Attachment:
         """Run a command with its streams open, in a terminal of `window` (columns, rows) or without one.
 
         Without a command it is a shell. `term` is what the terminal can do, as `TERM`; `user` one of the image's own.
-        Returns once it runs. Not on Fly.
+        Returns once it runs. With `stop_after` the Machine is stopped when this is over, however it ends. Not on Fly.
         """
         from caddisfly.client.attach import Attachment  # what it imports, few need
 
-        call = calls.attach(app, id, command, window=window, term=term, user=user, container=container)
+        call = calls.attach(
+            app, id, command, window=window, term=term, user=user, container=container, stop_after=stop_after
+        )
         return Attachment.open(self._client.target, call)
 
     def events(self, app: str, id: str, *, limit: int = 20) -> Any:

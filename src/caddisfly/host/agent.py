@@ -134,7 +134,7 @@ class Agent:
             leases=self._leases,
             vault=self._vault,
         )
-        self._sessions = Sessions(self._bus, engine=engine, pods=pods)
+        self._sessions = Sessions(self._bus, engine=engine, pods=pods, stop=machines.stop)
         records = Records(journal=self._journal, engine=engine, driver=driver, leases=self._leases)
         self._calls = Calls(machines, records, show=lambda id: self._shown(engine.get(id)))
         self._logs.start()

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import signal
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from caddisfly.bus import contract
@@ -30,8 +31,16 @@ MACHINE_MAX, HOST_MAX = 16, 128
 class Sessions:
     """All of this host's."""
 
-    def __init__(self, bus: Bus, *, engine: Engine, pods: Pods) -> None:
-        self._bus, self._engine, self._pods = bus, engine, pods
+    def __init__(
+        self,
+        bus: Bus,
+        *,
+        engine: Engine,
+        pods: Pods,
+        stop: Callable[[contract.StopMachine], Awaitable[object]],
+    ) -> None:
+        """`stop` stops a Machine that is to last as long as its session."""
+        self._bus, self._engine, self._pods, self._stop = bus, engine, pods, stop
         self._open: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -63,12 +72,23 @@ class Sessions:
         except BaseException:
             self._closed(machine.id)
             raise
-        task = asyncio.create_task(live.run(), name=f"session-{machine.id}")
+        task = asyncio.create_task(self._run(live, request), name=f"session-{machine.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(lambda _: self._closed(machine.id))
         log.info("session.opened", extra={"machine": machine.id})
         return contract.AttachReply(subject=live.subject)
+
+    async def _run(self, live: _Live, request: contract.AttachMachine) -> None:
+        try:
+            await live.run()
+        finally:
+            if request.stop_after:
+                call = contract.StopMachine(machine_id=request.machine_id, nonce=request.nonce, source=request.source)
+                try:
+                    await self._stop(call)
+                except Problem as problem:
+                    log.warning("session.not_stopped", extra={"machine": request.machine_id, "reason": str(problem)})
 
     def _closed(self, machine_id: str) -> None:
         self._open[machine_id] -= 1

@@ -19,7 +19,7 @@ from caddisfly.bus.line import WINDOW, Line
 from caddisfly.control.control import Control
 from caddisfly.control.rest import shapes, wire
 from caddisfly.control.rest.machine_actions import SIGNALS
-from caddisfly.control.rest.reach import Parts, ThisApp, ThisMachine
+from caddisfly.control.rest.reach import LeaseNonce, Parts, ThisApp, ThisMachine
 from caddisfly.model.app import App
 from caddisfly.model.errors import InvalidArgument, PermissionDenied, Problem, Unauthenticated, Unavailable
 from caddisfly.model.failure import body_of
@@ -52,6 +52,8 @@ async def attach(
     term: str = "",
     user: str = "",
     container: str = "",
+    stop_after: str = "",
+    nonce: LeaseNonce = "",
 ) -> None:
     words = tuple(command or ())
     if "\x00" in "".join((*words, term, user, container)):
@@ -66,6 +68,8 @@ async def attach(
         term=term,
         user=user,
         container=container,
+        stop_after=wire.flag(stop_after, "stop_after"),
+        nonce=nonce,
     )
     relay = _Relay(websocket)
     async with control.sessions.open(machine, wanted, taken=relay.taken) as line:
