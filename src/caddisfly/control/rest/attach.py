@@ -33,7 +33,7 @@ _ALLOWED_EVERY_S = 30.0
 _TOKEN_ENDED, _NOT_UNDERSTOOD, _FAILED = 4401, 1008, 1011
 
 
-@router.get("/exec/stream", name="Machines_attach", responses={200: {"description": "Never."}}, response_model=None)
+@router.get("/exec/stream", name="Machines_attach", status_code=101, response_model=None)
 async def explain(machine: ThisMachine) -> Response:
     """A WebSocket: runs `command` (one word each) and carries its streams. See docs/console.md."""
     raise InvalidArgument("this address speaks WebSocket", next="ask for it with Upgrade: websocket")
