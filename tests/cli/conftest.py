@@ -15,6 +15,7 @@ import pytest
 
 from caddisfly.cli import app
 from caddisfly.pytest_plugin import CaddisDev
+from caddisfly.up import commands
 from tests.client.conftest import Api, api
 
 __all__ = ["api"]
@@ -54,7 +55,9 @@ def caddis(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
         monkeypatch.setattr(sys, "argv", ["caddis", *words])
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = app.guarded(app.build())
+            program = app.build()
+            commands.register(program)
+            code = app.guarded(program)
         return Outcome(code, out.getvalue(), err.getvalue())
 
     return run

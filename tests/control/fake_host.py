@@ -73,6 +73,7 @@ class FakeHost:
             (contract.EXEC_MACHINE, self.exec),
             (contract.ATTACH_MACHINE, self.attach),
             (contract.READ_LOGS, self.read_logs),
+            (contract.RESOLVE_IMAGE, self.resolve),
             (contract.START_BUILD, self.start_build),
             (contract.SHOW_BUILD, self.show_build),
             (contract.LIST_BUILDS, self.list_builds),
@@ -339,6 +340,10 @@ class FakeHost:
             self.hung_up.append(str(problem))
         finally:
             await line.close()
+
+    async def resolve(self, request: contract.ResolveImage) -> contract.ImageFound:
+        image = {"registry": "docker.io", "repository": request.name, "tag": "", "digest": "sha256:1", "labels": None}
+        return contract.ImageFound(image=image, reference=f"docker.io/{request.name}@sha256:1")
 
     async def read_logs(self, call: contract.ReadLogs) -> contract.LogLines:
         return contract.LogLines(lines=tuple(self.lines.get(call.machine_id, [])[-call.limit :]))

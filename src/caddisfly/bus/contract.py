@@ -257,6 +257,20 @@ class ImageName(Message):
     name: str
 
 
+class ResolveImage(Message):
+    """What a Machine of this organization would run by that name now."""
+
+    name: str
+    org_id: str
+
+
+class ImageFound(Message):
+    """`image` is the `image_ref` that a Machine would have, `reference` by which it is fetched."""
+
+    image: dict[str, Any]
+    reference: str
+
+
 class ImageReply(Message):
     name: str
     digest: str
@@ -468,6 +482,7 @@ READ_BUILD_LOG = Method("build.log", ReadBuildLog, BuildLogPage, 30)
 
 IMPORT_IMAGE = Method("image.import", ImportImage, ImageReply, 3600)
 LIST_IMAGES = Method("image.list", Nothing, ImageList, 10)
+RESOLVE_IMAGE = Method("image.resolve", ResolveImage, ImageFound, 60)
 REMOVE_IMAGE = Method("image.remove", RemoveImage, Nothing, 30)
 PULL_IMAGE = Method("image.pull", PullImage, ImageReply, 3600)
 WATCH_IMAGE = Method("image.progress", ImageName, ImageProgress, 5)

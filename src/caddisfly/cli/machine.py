@@ -16,6 +16,7 @@ from caddisfly.cli.machine_run import create, run
 from caddisfly.cli.machine_update import clone, update
 from caddisfly.cli.machine_why import why
 from caddisfly.cli.target import App, AsJson, MachineId, MachineIds
+from caddisfly.launch.fleet.outcome import plain
 from caddisfly.model import states
 from caddisfly.model.errors import Aborted, InvalidArgument
 
@@ -94,13 +95,8 @@ def status(id: MachineId, app: App = "", json: AsJson = False) -> None:
     if checks := machine.get("checks"):
         show.line()
         show.table(
-            ("CHECK", "STATUS", "OUTPUT"), [(one["name"], one["status"], _plain(one["output"])) for one in checks]
+            ("CHECK", "STATUS", "OUTPUT"), [(one["name"], one["status"], plain(one["output"])) for one in checks]
         )
-
-
-def _plain(output: str) -> str:
-    """The beginning of what an app said, without what a terminal would obey."""
-    return "".join(character if character.isprintable() else " " for character in output[:200]).strip()
 
 
 def start(ids: MachineIds, app: App = "", json: AsJson = False) -> None:

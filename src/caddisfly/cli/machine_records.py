@@ -9,6 +9,7 @@ import typer
 
 from caddisfly.cli import show, target
 from caddisfly.cli.target import App, AsJson, MachineId
+from caddisfly.launch.fleet.outcome import exit_of
 from caddisfly.model import differences
 from caddisfly.model.errors import InvalidArgument
 
@@ -45,13 +46,6 @@ def show_events(events: list[Json]) -> None:
         detail += f", {left['error']}" if left.get("error") else ""
         rows.append((show.ago(event["timestamp"], now_ms), event["type"], event["status"], event["source"], detail))
     show.table(("AGO", "EVENT", "STATUS", "BY", "DETAIL"), rows)
-
-
-def exit_of(event: Json) -> Json:
-    """What an exit event says, in the older wrapping too; empty for other events."""
-    request = event.get("request") or {}
-    left: Json = request.get("exit_event") or (request.get("MonitorEvent") or {}).get("exit_event") or {}
-    return left
 
 
 def versions(id: MachineId, app: App = "", json: AsJson = False) -> None:

@@ -106,6 +106,7 @@ def create_machine(
     skip_launch: bool,
     skip_service_registration: bool,
     lease_ttl_s: int,
+    key: str,
 ) -> Call:
     more = {
         "name": name,
@@ -114,7 +115,8 @@ def create_machine(
         "skip_service_registration": skip_service_registration,
         "lease_ttl": lease_ttl_s,
     }
-    return Call(method="POST", path=f"{_app(app)}/machines", body={"config": config, **_given(more)}, answer_s=300)
+    body = {"config": config, **_given(more)}
+    return Call(method="POST", path=f"{_app(app)}/machines", body=body, answer_s=300, idempotency_key=key)
 
 
 def update_machine(
@@ -278,6 +280,10 @@ def scale(app: str) -> Call:
 def change_scale(app: str, groups: Mapping[str, Json | None]) -> Call:
     body = {"groups": dict(groups)}
     return Call(method="PUT", path=f"{_app(app)}/scale", body=body, inner="groups", repeatable=True)
+
+
+def resolve_image(app: str, ref: str) -> Call:
+    return Call(method="GET", path=f"{_app(app)}/image", query={"ref": ref})
 
 
 def regions() -> Call:

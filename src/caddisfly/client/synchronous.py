@@ -129,6 +129,10 @@ class Apps:
         """Destroys its Machines too."""
         self._client.send(calls.delete_app(name, force))
 
+    def resolve_image(self, name: str, ref: str) -> Json:
+        """What a Machine of the app that is made now would run: `reference` has the digest. Not on Fly."""
+        return _object(self._client.send(calls.resolve_image(name, ref)))
+
     def create_deploy_token(self, name: str, *, label: str = "", expiry: str = "") -> Json:
         """A token that reaches this app alone; `token` is shown this once. `expiry` as in 24h, empty for 20 years."""
         return _object(self._client.send(calls.create_deploy_token(name, name=label, expiry=expiry)))
@@ -184,11 +188,13 @@ class Machines:
         skip_launch: bool = False,
         skip_service_registration: bool = False,
         lease_ttl_s: int = 0,
+        idempotency_key: str = "",
     ) -> Json:
         """Returns before it has booted: `wait` for `started`.
 
         With `skip_service_registration` it gets no traffic until `uncordon`. With `lease_ttl_s` it is leased from its
-        first moment, and the reply has the `nonce`.
+        first moment, and the reply has the `nonce`. With an `idempotency_key` it is tried again after a lost answer,
+        and is one Machine however often it is sent; Fly does not know such keys.
         """
         call = calls.create_machine(
             app,
@@ -198,6 +204,7 @@ class Machines:
             skip_launch=skip_launch,
             skip_service_registration=skip_service_registration,
             lease_ttl_s=lease_ttl_s,
+            key=idempotency_key,
         )
         return _object(self._client.send(call))
 

@@ -17,6 +17,7 @@ from caddisfly.control.auth.passes import Passes
 from caddisfly.control.builds import Builds
 from caddisfly.control.deletion import Deletion
 from caddisfly.control.hosts import Hosts
+from caddisfly.control.images import Images
 from caddisfly.control.logs import Logs
 from caddisfly.control.machines import Machines
 from caddisfly.control.placement.market import Market
@@ -80,6 +81,7 @@ class Control:
         self.repositories = Repositories(
             self.bus, self.verifier, self.apps, self.machines, passes=passes, domain=settings.domain
         )
+        self.images = Images(self.machines, self.hosts, self.repositories)
         self._migrated = False
         self._keeping: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()

@@ -173,9 +173,11 @@ def load(config: Path | None = None, *, environment: Mapping[str, str] | None = 
     if registry:
         shared |= {"registry_url": registry.url, "registry_address": registry.address}
         shared["registry_public_url"] = registry.url or f"http://{registry.address}"
+    edge = _parse(EdgeSettings, "edge", sources, {**shared, "data_dir": platform.data_dir / "edge"})
+    if edge:
+        shared["apps_public_url"] = _apps_url(edge)
     control = _parse(ControlSettings, "control", sources, {**shared, "data_directory": platform.data_dir / "control"})
     images = _parse(ImageSettings, "images", sources, shared)
-    edge = _parse(EdgeSettings, "edge", sources, {**shared, "data_dir": platform.data_dir / "edge"})
     sources.check()
     return Settings(
         source=sources.file,
@@ -214,6 +216,11 @@ def _shared(platform: PlatformSettings, bus: BusSettings, token: str) -> dict[st
         "host_id": identity.host_id(platform.data_dir),
         "host_name": socket.gethostname(),
     }
+
+
+def _apps_url(edge: EdgeSettings) -> str:
+    port = edge.http_listen[0].rpartition(":")[2]
+    return f"http://<app>.{edge.apps_domain}" + (f":{port}" if port != "80" else "")
 
 
 def _parse(model: type[BaseModel], section: str, sources: Sources, shared: Mapping[str, Any]) -> Any:
