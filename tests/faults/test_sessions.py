@@ -19,7 +19,6 @@ from tests.conftest import eventually
 from tests.faults.platform import APP, IMAGE, Api, Platform
 
 Sit = Callable[..., Person]
-SLEEPS = {"init": {"exec": ["/bin/sleep", "100000"]}}
 PROMPT = "# "
 STUBBORN = "trap '' HUP INT TERM; sleep 54321; sleep 54321"
 MIB = 1 << 20
@@ -55,7 +54,7 @@ def sit(platform: Platform) -> Iterator[Sit]:
 
 @pytest.fixture
 async def machine(platform: Platform, api: Api) -> dict[str, Any]:
-    made = await api.create(config={"image": IMAGE, **SLEEPS})
+    made = await api.create(line="exec sleep 100000")
     await api.state(made["id"], "started")
     return made
 
@@ -205,3 +204,31 @@ async def test_what_a_command_says_is_in_no_log(platform: Platform, machine: dic
     assert done.stdout == "sw0rdfish\n"
     for part in ("control", "agent", "bus"):
         assert "sw0rdfish" not in platform.log(part)
+
+
+async def test_files_go_in_and_out_whole(platform: Platform, machine: dict[str, Any]) -> None:
+    there, back = platform.directory / "there", platform.directory / "back"
+    there.write_bytes(os.urandom(5 * MIB + 1))
+
+    async def sftp(*words: str) -> tuple[int, str]:
+        done = await platform.command("ssh", "sftp", *words, "-a", APP)
+        return done.returncode, done.stdout + done.stderr
+
+    assert await sftp("put", str(there), "/tmp", "-m", "640") == (0, f"{5 * MIB + 1} bytes written to /tmp\n")
+    listed = (await platform.command("ssh", "console", "-a", APP, "-C", "ls -ln /tmp")).stdout
+    assert listed.splitlines()[-1].startswith("-rw-r-----")
+    assert "caddis-" not in listed, "what it was called while it was not whole"
+    assert (await sftp("get", "/tmp/there", str(back)))[0] == 0
+    assert back.read_bytes() == there.read_bytes()
+    assert "already there" in (await sftp("get", "/tmp/there", str(back)))[1]
+    there.write_bytes(b"anew")
+    code, said = await sftp("put", str(there), "/tmp/there")
+    assert (code, "--force" in said) == (1, True)
+    assert (await sftp("put", str(there), "/tmp/there", "-f"))[0] == 0
+    assert (await sftp("get", "/tmp/there", "-")) == (0, "anew")
+    code, said = await sftp("get", "/nosuch", str(platform.directory / "none"))
+    assert (code, "No such file" in said) == (1, True)
+    assert not list(platform.directory.glob("*none*"))
+    code, said = await sftp("put", str(there), "/no/such/directory")
+    assert (code, "cannot be written" in said) == (1, True)
+    assert "tar -c" in (await sftp("put", str(platform.data_dir), "/tmp"))[1]

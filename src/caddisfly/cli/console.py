@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from caddisfly.cli import machine_choice, show, ssh, target, terminal
-from caddisfly.cli.machine_choice import Machine, Select
+from caddisfly.cli.machine_choice import Container, Machine, Select, User
 from caddisfly.cli.machine_config import Wish, pairs
 from caddisfly.cli.machine_flags import Env, VmCpuKind, VmCpus, VmMemory, VmSize
-from caddisfly.cli.ssh import Command, Container, Pty, User
+from caddisfly.cli.ssh import Command, Pty
 from caddisfly.cli.target import App
 from caddisfly.model import states
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from caddisfly.cli import show
+from caddisfly.cli import show, target
 from caddisfly.model import states
 from caddisfly.model.errors import FailedPrecondition, InvalidArgument, NotFound
 
@@ -20,12 +20,23 @@ Machine = Annotated[str, typer.Option("--machine", "--id", help="In this Machine
 Select = Annotated[bool, typer.Option("--select", "-s", help="Ask in which Machine.")]
 Region = Annotated[str, typer.Option("--region", "-r", help="In a Machine of this region.")]
 Group = Annotated[str, typer.Option("--group", "-g", "--process-group", help="In a Machine of this process group.")]
+User = Annotated[str, typer.Option("--user", "-u", help="As this user of the image.")]
+Container = Annotated[str, typer.Option(help="In this one of several containers; the first by default.")]
 
 _ASLEEP = (states.STOPPED, states.SUSPENDED, states.CREATED)
 _GONE = (states.DESTROYED, states.DESTROYING)
 _GROUP = "fly_process_group"
 _TEMPORARY = ("fly_app_release_command", "fly_app_console", "fly_app_test_machine_command")
 _START_S = 60
+
+
+def meant(client: Client, app: str, *, machine: str, select: bool, region: str, group: str) -> tuple[str, Json]:
+    """The app's name, and one of its Machines that runs, as the flags say."""
+    if machine and not app:
+        name, _ = target.machine(client, app, machine)
+    else:
+        name = target.app_name(app)
+    return name, running(client, name, machine=machine, select=select, region=region, group=group)
 
 
 def running(

@@ -7,21 +7,20 @@ from typing import Annotated
 
 import typer
 
-from caddisfly.cli import machine_choice, show, target, terminal
+from caddisfly.cli import machine_choice, sftp, show, target, terminal
 from caddisfly.cli.group import group as group_of
-from caddisfly.cli.machine_choice import Group, Machine, Region, Select
+from caddisfly.cli.machine_choice import Container, Group, Machine, Region, Select, User
 from caddisfly.cli.target import App
 from caddisfly.model.errors import InvalidArgument
 
 Command = Annotated[str, typer.Option("--command", "-C", help="Run this instead of a shell.")]
 Pty = Annotated[bool, typer.Option("--pty", help="Give the command a terminal. A shell has one if there is one here.")]
-User = Annotated[str, typer.Option("--user", "-u", help="As this user of the image.")]
-Container = Annotated[str, typer.Option(help="In this one of several containers; the first by default.")]
 
 
 def build() -> typer.Typer:
     ssh = group_of("Into Machines: a shell, or single commands.")
     ssh.command()(console)
+    ssh.add_typer(sftp.build(), name="sftp")
     return ssh
 
 
@@ -39,11 +38,7 @@ def console(
     """A shell in a Machine, or one command; ends with its exit code. `~.` after Enter leaves one that is stuck."""
     words = split(command)
     with target.client() as client, terminal.leaving_in_order():
-        if machine and not app:
-            name, _ = target.machine(client, app, machine)
-        else:
-            name = target.app_name(app)
-        chosen = machine_choice.running(client, name, machine=machine, select=select, region=region, group=group)
+        name, chosen = machine_choice.meant(client, app, machine=machine, select=select, region=region, group=group)
         if terminal.is_ours() and not words:
             show.note(f"Connecting to {chosen['id']} of {name}")
         code = terminal.run(

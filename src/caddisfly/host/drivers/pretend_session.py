@@ -93,6 +93,10 @@ class PretendSession:
         return await self._execute(argv)
 
     async def _cat(self) -> int:
+        for file in self._wanted.argv[1:]:
+            if file not in ("-", "--"):
+                await self._print(STDERR, f"cat: {file}: No such file or directory\n".encode())
+                return 1
         while data := await self._typed.get():
             await self._print(STDOUT, data)
         return 0
