@@ -35,15 +35,16 @@ def soon_none(app: CaddisApp, *, within_s: float = 10) -> None:
 def test_a_machine_with_the_apps_image_env_and_command_is_gone_afterwards(
     sit: Sit, caddis_app: CaddisApp, tmp_path: Path
 ) -> None:
-    caddis_app.create("registry.example.com/shop:7", metadata={"fly_platform_version": "v2"})
+    app_size = {"cpu_kind": "shared", "cpus": 2, "memory_mb": 768}
+    caddis_app.create("registry.example.com/shop:7", metadata={"fly_platform_version": "v2"}, guest=app_size)
     (tmp_path / "fly.toml").write_text(
         f'app = "{caddis_app.name}"\nconsole_command = "sh"\n[env]\nGREETING = "hello"\n'
     )
-    person = sit("console", "-e", "MORE=yes", "--vm-memory", "512")
+    person = sit("console", "-e", "MORE=yes")
     person.reads(PROMPT)
     (made,) = consoles(caddis_app)
     assert made["config"]["image"] == "registry.example.com/shop:7"
-    assert made["config"]["guest"]["memory_mb"] == 512
+    assert made["config"]["guest"] == app_size
     person.types("env\r")
     shown = person.reads(PROMPT)
     assert "GREETING=hello" in shown

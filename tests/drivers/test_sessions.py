@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
+import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
 
@@ -61,13 +63,15 @@ async def output(session: Session, *, within_s: float = 30) -> dict[int, bytes]:
 
 
 async def until(session: Session, what: bytes, *, within_s: float = 10) -> bytes:
-    """What a terminal shows up to and including these bytes."""
+    """What a terminal shows until this pattern is in it."""
     shown = b""
-    async with asyncio.timeout(within_s):
-        while what not in shown:
-            piece = await session.read()
-            assert piece is not None, f"ended after {shown!r}"
-            shown += piece[1]
+    while not re.search(what, shown):
+        try:
+            piece = await asyncio.wait_for(session.read(), within_s)
+        except TimeoutError:
+            raise AssertionError(f"no {what!r} in {shown!r}") from None
+        assert piece is not None, f"ended after {shown!r}"
+        shown += piece[1]
     return shown
 
 
@@ -81,7 +85,8 @@ async def test_streams_are_apart_and_the_code_is_its_own(shell: Shell) -> None:
 
 async def test_a_terminal_has_the_size_it_is_given(shell: Shell) -> None:
     session = await shell.sh(
-        "stty size; echo $TERM; test -t 0 && test -t 2 && echo all; trap 'stty size; exit 4' WINCH; echo ready; "
+        "until stty size 2>/dev/null; do sleep 0.05; done; echo $TERM; test -t 0 && test -t 2 && echo all; "
+        "trap 'stty size; exit 4' WINCH; echo ready; "
         "while :; do sleep 0.05; done",
         window=Window(columns=91, rows=33),
         term="vt220",
@@ -102,8 +107,9 @@ async def test_ctrl_c_reaches_what_runs_in_the_terminal_and_ctrl_d_ends_the_shel
     await session.write(b"PS1='> '\nsleep 4321\n")
     await eventually(lambda: _seen(shell, "sleep 4321"))
     await session.write(b"\x03")
+    await until(session, rb"\^C\r+\n> ")  # what is typed before that, a shell may throw away
     await session.write(b"echo code $?\n")
-    await until(session, b"code 130\r\n> ")
+    await until(session, rb"code 130\r+\n> ")
     await session.end_input()
     await output(session)
     assert await session.wait() == 0
@@ -178,6 +184,17 @@ async def test_the_next_agent_ends_what_the_one_before_began(shell: Shell) -> No
     await eventually(lambda: _gone(shell, "4321"), timeout_s=5)
     assert await session.wait() != 0
     assert isinstance(await shell.bench.driver.recover(shell.id), Running)
+
+
+async def test_one_that_was_only_about_to_begin_never_does(shell: Shell) -> None:
+    """The agent was killed while the runtime was at work on it: there is a description, and no number yet."""
+    directory = next(shell.bench.directory.glob(f"run-*/sandboxes/{shell.id}"))
+    left = directory / "exec-0123.json"
+    left.write_text("{}")
+    stalled = await asyncio.create_subprocess_exec("sh", "-c", "read line", f"--process={left}", stdin=subprocess.PIPE)
+    await shell.bench.restarted()
+    assert await asyncio.wait_for(stalled.wait(), 5) == -9
+    assert not left.exists()
 
 
 async def _seen(shell: Shell, what: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from caddisfly.cli.group import group as group_of
 from caddisfly.cli.machine_choice import Container, Group, Machine, Region, Select, User
 from caddisfly.cli.target import App
 from caddisfly.model.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from caddisfly.client.calls import Json
 
 Command = Annotated[str, typer.Option("--command", "-C", help="Run this instead of a shell.")]
 Pty = Annotated[bool, typer.Option("--pty", help="Give the command a terminal. A shell has one if there is one here.")]
@@ -40,7 +43,7 @@ def console(
     with target.client() as client, terminal.leaving_in_order():
         name, chosen = machine_choice.meant(client, app, machine=machine, select=select, region=region, group=group)
         if terminal.is_ours() and not words:
-            show.note(f"Connecting to {chosen['id']} of {name}")
+            show.note(f"Connecting to {chosen['id']} of {name}{_which(chosen, container)}")
         code = terminal.run(
             lambda window: client.machines.attach(
                 name, chosen["id"], words, window=window, term=terminal.kind(), user=user, container=container
@@ -48,6 +51,13 @@ def console(
             terminal=pty or (not words and terminal.is_ours()),
         )
     raise typer.Exit(code)
+
+
+def _which(machine: Json, container: str) -> str:
+    names = [str(one.get("name") or "") for one in (machine.get("config") or {}).get("containers") or ()]
+    if container or len(names) < 2:
+        return ""
+    return f", the first that runs of its containers {', '.join(names)} (--container names another)"
 
 
 def split(command: str) -> list[str]:

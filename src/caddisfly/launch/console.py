@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caddisfly.client.errors import NotFoundError
-from caddisfly.launch.config import AppConfig, app_name, console_machine, find_and_load, loading, locate, of_release
-from caddisfly.launch.config.running import Machine, managed
+from caddisfly.launch.config import AppConfig, app_name, console_machine, find_and_load, loading, locate, vm
+from caddisfly.launch.config.running import Machine
+from caddisfly.launch.fleet.deployed import Deployed, deployed
 from caddisfly.model.errors import FailedPrecondition, NotFound
 
 if TYPE_CHECKING:
@@ -50,17 +50,18 @@ def plan(
         locate.refuse_other(name, here.app, file)
     elif here is not None and here.app and here.app != name:
         here = None  # the folder of another app
-    release = _release(client, name)
-    config = here or (of_release(release["definition"]) if release.get("definition") else loading.text(""))
-    found = image or str(release.get("image_ref") or "") or _commonest(managed(client.machines.list(name)))
+    there = deployed(client, name)
+    config = here or there.config or loading.text("")
+    found = image or there.image or _commonest(there.machines)
     if not found and needs_image:
         raise FailedPrecondition(
             f"which image? app {name} was never deployed and has no Machines",
             next="name one with --image, or caddis deploy",
         )
-    wire = console_machine(config, image=found, guest=guest)
+    wire = console_machine(config, image=found, guest=guest or _size(config, there))
     wire["env"] = {**wire.get("env", {}), **env}
-    source = ", ".join(config.sources) if here else "the release that is deployed" if release else "the app's Machines"
+    otherwise = "the release that is deployed" if there.config else "the app's Machines"
+    source = ", ".join(here.sources) if here else otherwise
     return Console(app=name, config=wire, region=config.primary_region, command=config.console_command, source=source)
 
 
@@ -73,12 +74,13 @@ def _here(file: str, directory: Path | None) -> AppConfig | None:
         return None
 
 
-def _release(client: Client, app: str) -> Mapping[str, Any]:
-    try:
-        release: Mapping[str, Any] = client.releases.get(app)
-    except NotFoundError:
-        return {}
-    return release
+def _size(config: AppConfig, there: Deployed) -> Mapping[str, Any]:
+    """What the app needs is what its console needs: that of its default group."""
+    said = vm.chosen(config.vms, config.groups.default)
+    if said is not None:
+        return said.to_wire(config.host_dedication_id)
+    machines = there.of_group(config.groups.default) or there.machines
+    return (machines[0].get("config") or {}).get("guest") or {} if machines else {}
 
 
 def _commonest(machines: Sequence[Machine]) -> str:

@@ -38,11 +38,13 @@ class Entry:
     id: str
     directory: Path
     name: str
+    program: str = ""
+    """What is run, where it is not a leftover."""
 
     @classmethod
     def make(cls, runtime: Runtime, id: str, directory: Path, process: dict[str, Any]) -> Entry:
         """`process` is what differs from the sandbox's first one, as a bundle says it."""
-        entry = cls(runtime, id, directory, uuid.uuid4().hex[:16])
+        entry = cls(runtime, id, directory, uuid.uuid4().hex[:16], process["args"][0])
         specification: dict[str, Any] = json.loads((directory / "config.json").read_text())["process"]
         entry.process_file.write_text(json.dumps(specification | process))
         return entry
@@ -54,6 +56,11 @@ class Entry:
     @property
     def pid_file(self) -> Path:
         return self.directory / f"exec-{self.name}.pid"
+
+    @property
+    def terminal_file(self) -> Path:
+        """The socket at which a runtime hands over a terminal."""
+        return self.directory / f"exec-{self.name}.tty"
 
     def arguments(self, *options: str) -> tuple[str, ...]:
         """What runs it."""
@@ -83,8 +90,7 @@ class Entry:
         words = said.lower()
         if code not in _NOT_FOUND_CODES or self.begun or not any(word in words for word in _NOT_FOUND_WORDS):
             return None
-        program = json.loads(self.process_file.read_text())["args"][0]
-        return InvalidArgument(f"cannot run {program!r}", why=said.strip()[-500:])
+        return InvalidArgument(f"cannot run {self.program!r}", why=said.strip()[-500:])
 
     async def signal(self, number: int, *, family: bool = False) -> None:
         """Signal its first process; with `family`, also all that come from it."""
@@ -124,6 +130,7 @@ class Entry:
     def forget(self) -> None:
         self.process_file.unlink(missing_ok=True)
         self.pid_file.unlink(missing_ok=True)
+        self.terminal_file.unlink(missing_ok=True)
 
 
 def leftovers(runtime: Runtime, directory: Path) -> Iterator[Entry]:
@@ -135,10 +142,22 @@ def leftovers(runtime: Runtime, directory: Path) -> Iterator[Entry]:
 async def end_leftover(entry: Entry, members: Collection[int]) -> None:
     """Kill it, if it is still the same: `members` are the processes of its sandbox, none of a guest's."""
     pid = entry.pid()
-    if pid is not None and (entry.in_guest or (pid in members and _as_old_as(pid, entry.pid_file))):
+    if pid is None:
+        _kill_those_who_run(entry.process_file)
+    elif entry.in_guest or (pid in members and _as_old_as(pid, entry.pid_file)):
         log.info("exec.left_over", extra={"sandbox": entry.id, "pid": pid})
         await entry.signal(signal.SIGKILL, family=True)
     entry.forget()
+
+
+def _kill_those_who_run(process_file: Path) -> None:
+    """A runtime that has not got so far yet as to know the command's number."""
+    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if os.fsencode(process_file) in cmdline.read_bytes():
+                _send(int(cmdline.parent.name), signal.SIGKILL)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
 
 
 def _as_old_as(pid: int, file: Path) -> bool:

@@ -133,22 +133,23 @@ class OciSession:
             tty.setraw(slave)  # the program's own does the rest, from the first byte on
         try:
             command = ("setsid", "--ctty", *self._entry.arguments())  # or it would not learn of a new size
-            await self._spawn_aloud(*command, stdin=slave, stdout=slave, env=env)
+            if self._entry.in_guest:  # which takes any of the three for the terminal, so all have to be it
+                await self._spawn(*command, stdin=slave, stdout=slave, stderr=slave, env=env)
+            else:
+                await self._spawn_aloud(*command, stdin=slave, stdout=slave, env=env)
         finally:
             os.close(slave)
 
     async def _with_its_own_terminal(self, window: Window, env: dict[str, str]) -> None:
-        path = self._entry.directory / f"exec-{self._entry.name}.tty"
+        path = self._entry.terminal_file
         with socket.socket(socket.AF_UNIX) as listener:
             listener.setblocking(False)
             listener.bind(str(path))
-            try:
-                listener.listen(1)
-                command = self._entry.arguments("--tty", f"--console-socket={path}")
-                await self._spawn_aloud(*command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=env)
-                master = await self._handed_over(listener)
-            finally:
-                path.unlink()
+            listener.listen(1)
+            command = self._entry.arguments("--tty", f"--console-socket={path}")
+            await self._spawn_aloud(*command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=env)
+            master = await self._handed_over(listener)
+        path.unlink()
         if master is not None:
             self._show(master, window)
 
