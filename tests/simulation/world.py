@@ -26,6 +26,7 @@ from caddisfly.host.agent import Agent
 from caddisfly.host.capacity import Capacity
 from caddisfly.host.checks.probe import Finding
 from caddisfly.host.drivers.driver import Sandbox
+from caddisfly.host.drivers.several import DriverOf, Several
 from caddisfly.host.guest import Surroundings
 from caddisfly.host.journal.journal import Contents
 from caddisfly.host.operations.engine import Engine
@@ -34,6 +35,7 @@ from caddisfly.model import ids, states
 from caddisfly.model.check import CheckConfig
 from caddisfly.model.config import Config
 from caddisfly.model.errors import Problem
+from caddisfly.model.isolation import CONTAINER
 from caddisfly.model.machine import Machine
 from tests.simulation import invariants
 from tests.simulation.bus import Server, SimClient
@@ -73,10 +75,10 @@ class SimComputer:
         self.images: Any = SimImages(world)
         self.links = SimLinks(world)
 
-    async def open(self) -> SimDriver:
+    async def open(self, driver_of: DriverOf) -> Several:
         await self.links.open()
         await self.images.open()
-        return SimDriver(self._world)
+        return Several({CONTAINER: SimDriver(self._world)}, driver_of=driver_of)
 
     async def close(self) -> None:
         await self.images.close()

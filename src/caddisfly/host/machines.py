@@ -75,11 +75,16 @@ class Machines:
                 gpu_kind=request.gpu_kind,
                 disk_floor_mb=self._settings.disk_floor_mb,
             )
+            refusal = self._parts.choice.refusal(request.isolation) or refusal
         else:
             refusal = f"not in {', '.join(request.regions)}"
         free = room.memory_mb / max(1, self._capacity.memory_mb)
         return contract.Bid(
-            host_id=self._settings.host_id, region=self._settings.region, score=free - 0.1 * siblings, refusal=refusal
+            host_id=self._settings.host_id,
+            region=self._settings.region,
+            score=free - 0.1 * siblings,
+            refusal=refusal,
+            isolation=self._parts.choice.best(request.isolation) or "",
         )
 
     async def create(self, request: contract.CreateMachine) -> contract.MachineReply:
@@ -89,6 +94,7 @@ class Machines:
         config = Config.parse(request.config)
         _refuse_what_is_not_there(config)
         warnings = self._parts.accept(config)
+        isolation = await self._parts.choice.choose(request.isolation)
         image, container_images, file_images = await self._resolve(config, request.app.org_id)
         now = wall_ms()
         machine = Machine(
@@ -116,6 +122,7 @@ class Machines:
             created_ms=now,
             updated_ms=now,
             cordoned=request.skip_service_registration,
+            isolation=isolation,
         )
         if request.lease_ttl_s:
             machine = self._leases.take(

@@ -20,6 +20,7 @@ from caddisfly.host.drivers.driver import (
     Running,
     Sandbox,
     Stats,
+    behind,
 )
 from caddisfly.host.drivers.notes import Notes
 from caddisfly.host.drivers.pod import Pod
@@ -40,6 +41,9 @@ class Pods:
         self._pods: dict[str, Pod] = {}
         self._adopting = asyncio.Lock()
         self.name = driver.name
+
+    def behind(self, id: str) -> Driver:
+        return behind(self._driver, id)
 
     async def fingerprint(self) -> Fingerprint:
         return await self._driver.fingerprint()
@@ -136,11 +140,12 @@ class Pods:
         return self._notes.known() | {id.partition(".")[0] for id in await self._driver.known()}
 
     async def reopen_log(self, id: str) -> None:
-        if not isinstance(self._driver, KeepsLog):
+        driver = self.behind(id)
+        if not isinstance(driver, KeepsLog):
             return
-        for other in [id] if id not in self._pods else await self._driver.known():
+        for other in [id] if id not in self._pods else await driver.known():
             if other.partition(".")[0] == id:
-                await self._driver.reopen_log(other)
+                await driver.reopen_log(other)
 
     def states(self, id: str) -> tuple[tuple[str, str], ...]:
         """The programs of a sandbox that is up and their states. None for one that runs a single program."""

@@ -50,7 +50,7 @@ _FREEZE_LOOK_S = 0.002
 
 
 class OciDriver:
-    """Machines as OCI containers. `choose` finds the runtime; the rest is the contract of drivers/driver.py."""
+    """Machines as OCI containers. `choose` and `installed` find the runtime; the rest is the contract of drivers."""
 
     def __init__(self, *, run_dir: Path, runtime: Runtime, groups: ControlGroups, timeout_s: float = 30.0) -> None:
         self._sandboxes = run_dir / "sandboxes"
@@ -67,22 +67,27 @@ class OciDriver:
     @classmethod
     async def choose(cls, *, run_dir: Path, wanted: str, timeout_s: float) -> OciDriver:
         """The wanted runtime, or the first that proves to work. Raises `FailedPrecondition` when none does."""
-        groups = ControlGroups(layout())
         names: tuple[Name, ...] = ("crun", "runc") if wanted == "auto" else (wanted,)  # type: ignore[assignment]
         reasons = []
         for name in names:
             try:
-                runtime = Runtime.install(name, directory=run_dir, groups=groups)
+                driver = cls.installed(name, run_dir=run_dir, timeout_s=timeout_s)
             except FailedPrecondition as problem:
                 reasons.append(str(problem))
                 continue
-            driver = cls(run_dir=run_dir, runtime=runtime, groups=groups, timeout_s=timeout_s)
             found = await driver.fingerprint()
             if found.works:
-                log.info("driver.chosen", extra={"runtime": name, "version": found.version, "cgroups": groups.layout})
+                log.info("driver.chosen", extra={"runtime": name, "version": found.version, "cgroups": layout()})
                 return driver
             reasons.append(f"{name}: {found.reason}")
         raise FailedPrecondition("no OCI runtime works on this host", why="; ".join(reasons), next="caddis doctor")
+
+    @classmethod
+    def installed(cls, name: Name, *, run_dir: Path, timeout_s: float) -> OciDriver:
+        """With this runtime, which was not tried. Raises `FailedPrecondition` when it is not installed."""
+        groups = ControlGroups(layout())
+        runtime = Runtime.install(name, directory=run_dir, groups=groups)
+        return cls(run_dir=run_dir, runtime=runtime, groups=groups, timeout_s=timeout_s)
 
     async def fingerprint(self) -> Fingerprint:
         """Run a real sandbox with real limits, and see that it ran inside them."""
