@@ -126,7 +126,7 @@ class Choice:
             raise Aborted(f"could not place machine: {'; '.join(reasons)}", next="caddis doctor, on that host")
         return ""
 
-    async def incarnate(self, machine: Machine) -> Machine:
+    def incarnate(self, machine: Machine) -> Machine:
         """With the driver that its next incarnation is for. Raises `FailedPrecondition` when there is none."""
         if not self._offers:
             return machine

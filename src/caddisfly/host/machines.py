@@ -144,7 +144,7 @@ class Machines:
         image, container_images, file_images = await self._resolve(config, machine.org_id)
         if machine.state in _UP and not request.skip_launch:
             # Said while the version before still runs: afterwards there would be nothing to go back to.
-            self._capacity.check(replace(machine, config=config), self._engine.machines.values())
+            self._check_room(replace(machine, config=config))
 
         def decide(machine: Machine, *, secrets_version: int) -> Decision:
             decision = lifecycle.update(
@@ -178,7 +178,7 @@ class Machines:
     async def _start(self, request: contract.MachineCall) -> tuple[Machine, Machine, int]:
         machine = self._engine.get(request.machine_id)
         if machine.state in states.STARTABLE:
-            self._capacity.check(machine, self._engine.machines.values())
+            self._check_room(machine)
 
         def decide(machine: Machine) -> Decision:
             return lifecycle.start(machine, source=request.source)
@@ -186,6 +186,11 @@ class Machines:
         # A request that wakes a Machine has no lease and needs none (reference 4.6), nor has the loss of a host.
         guarded = decide if request.source in ("proxy", "flyd") else self._leases.guard(request.nonce, decide)
         return await self._engine.ask(request.machine_id, guarded)
+
+    def _check_room(self, machine: Machine) -> None:
+        """Raises `Aborted` or `FailedPrecondition` when it cannot be started here now."""
+        self._parts.choice.incarnate(machine)
+        self._capacity.check(machine, self._engine.machines.values())
 
     async def wake(self, request: contract.MachineCall) -> contract.MachineReply:
         """Start it if need be, and answer once it is started. However many ask, it starts once."""

@@ -125,7 +125,7 @@ class HostSettings(BaseModel):
     def _fits_the_runtime(cls, isolation: str, info: ValidationInfo) -> str:
         runtime = info.data.get("runtime")
         if isolation == "container" and runtime == "runsc":
-            raise ValueError("not container where runtime is runsc, which is gVisor")
+            raise ValueError("must not be container where runtime is runsc, which is gVisor")
         return isolation
 
     @property

@@ -305,7 +305,7 @@ class Engine:
         """Give the Machine a new incarnation, durably, before anything is built under its name."""
         number = await self._journal.next_number("run")
         run_id = f"{work.machine.id}-{number:08x}"
-        placed = await self._parts.choice.incarnate(work.machine)
+        placed = self._parts.choice.incarnate(work.machine)
 
         def born(machine: Machine) -> Machine:
             state = states.STARTING if machine.state == states.CREATED else machine.state
