@@ -78,6 +78,8 @@ class Launch:
 
     argv: tuple[str, ...]
     descriptors: tuple[int, ...] = field(default=())
+    errors: int | None = None
+    """The end of a pipe, from which the caller reads what the VMM itself has to say until the guest is up."""
 
 
 class Vmm(Protocol):
