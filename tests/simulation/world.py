@@ -78,7 +78,10 @@ class SimComputer:
     async def open(self, driver_of: DriverOf) -> Several:
         await self.links.open()
         await self.images.open()
-        return Several({CONTAINER: SimDriver(self._world)}, driver_of=driver_of)
+        # Each agent is set to another driver than the one before it, for what starts under it.
+        drivers = [SimDriver(self._world, name) for name in ("simulated/one", "simulated/two")]
+        now = self._world.boots % len(drivers)
+        return Several({CONTAINER: drivers.pop(now)}, driver_of=driver_of, others=drivers)
 
     async def close(self) -> None:
         await self.images.close()
@@ -147,7 +150,7 @@ class World:
         self.destroys: set[str] = set()
         """Machines whose destroy was accepted."""
         self.created: list[str] = []
-        self.calls = 0
+        self.calls = self.boots = 0
         self._effects = 0
         self._client = Process("client")
         self._calls: set[asyncio.Task[None]] = set()
@@ -191,6 +194,7 @@ class World:
     def boot(self) -> None:
         if self.process is not None and not self.process.dead:
             return
+        self.boots += 1
         self.process = process = Process("agent", on_death=self._died)
         self.note("boot")
         self.loop.spawn(process, self._agent(process), name="agent")

@@ -32,7 +32,9 @@ _OLDEST = (1, 8)
 """Before that, x86 guests were told of their devices in a way that distributions' kernels do not read."""
 _GUEST_CID = 3
 _VCPUS_MAX = 32
-_WORDS = ("console=ttyS0", "reboot=k", "panic=-1", "loglevel=2", "i8042.noaux", "i8042.nomux", "i8042.dumbkbd")
+_WORDS = ("console=ttyS0", "reboot=k", "panic=-1", "loglevel=2")
+_X86_WORDS = ("i8042.noaux", "i8042.nomux", "i8042.dumbkbd")
+"""A keyboard that is only there to be asked to reboot."""
 _END_BY_REBOOT, _BY_VSOCK = "caddis.end=reboot", "caddis.vsock=yes"
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)\S*")
 _SNAPSHOT_S = 120.0
@@ -161,7 +163,8 @@ async def _spoken_to(jail: Jail) -> AsyncIterator[Api]:
 async def _describe(api: Api, spec: Spec) -> None:
     """Everything that there is before it starts. The guest sees drives in the order in which they are told."""
     await api.put("/machine-config", vcpu_count=spec.vcpus, mem_size_mib=spec.memory_mb, smt=False)
-    words = " ".join((*_WORDS, _END_BY_REBOOT, _BY_VSOCK, *spec.words))
+    own = (*_WORDS, *(_X86_WORDS if platform.machine() == "x86_64" else ()))
+    words = " ".join((*own, _END_BY_REBOOT, _BY_VSOCK, *spec.words))
     await api.put("/boot-source", kernel_image_path="/kernel", initrd_path="/initrd", boot_args=words)
     for drive in spec.drives:
         await api.put(
