@@ -81,7 +81,7 @@ def api() -> Iterator[Api]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = do_PATCH = do_DELETE = do
+        do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = do
 
         def log_message(self, *_: object) -> None:
             pass

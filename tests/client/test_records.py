@@ -317,3 +317,36 @@ async def test_a_build_log_is_followed_page_by_page(api: Api) -> None:
     assert api.seen[-1].query["offset"] == "9"
     async with AsyncClient(api.url) as client:
         assert [line["message"] async for line in client.builds.follow("x", "b")] == ["one"]
+
+
+async def test_releases_of_an_app(api: Api, ask: Ask) -> None:
+    api.on("POST", "/v1/apps/x/releases", (201, {"version": 3, "nonce": "n"}))
+    api.on("GET", "/v1/apps/x/releases", (200, {"releases": [{"version": 3}]}))
+    api.on("GET", "/v1/apps/x/releases/current", (200, {"version": 2}))
+    api.on("PATCH", "/v1/apps/x/releases/3", "drop", (200, {"status": "complete"}))
+    made = await ask("releases.create", "x", image="nginx", definition={"app": "x"}, ttl_s=90, idempotency_key="k")
+    assert made["nonce"] == "n"
+    assert api.seen[-1].body == {"image": "nginx", "definition": {"app": "x"}, "ttl": 90}
+    assert api.seen[-1].headers["idempotency-key"] == "k"
+    assert await ask("releases.list", "x", limit=1) == [{"version": 3}]
+    assert api.seen[-1].query == {"limit": "1"}
+    assert (await ask("releases.get", "x"))["version"] == 2
+    ended = await ask("releases.update", "x", 3, "n", status="complete", error="", progress={})
+    assert ended["status"] == "complete", "the first answer was lost, and saying it again is safe"
+    assert api.seen[-1].body == {"nonce": "n", "status": "complete", "error": "", "progress": {}}
+
+
+async def test_a_release_of_another_is_waited_for_like_a_lease(api: Api, ask: Ask) -> None:
+    api.on("POST", "/v1/apps/x/releases", (409, {"error": f"aborted: {HELD}", "next": "caddis releases"}))
+    with pytest.raises(LeaseHeldError) as caught:
+        await ask("releases.create", "x")
+    assert caught.value.next == "caddis releases"
+
+
+async def test_counts_of_process_groups(api: Api, ask: Ask) -> None:
+    groups = {"web": {"count": 2, "regions": ["ams"], "max_per_region": None}}
+    api.on("GET", "/v1/apps/x/scale", (200, {"groups": groups}))
+    api.on("PUT", "/v1/apps/x/scale", (200, {"groups": {}}))
+    assert await ask("scale.get", "x") == groups
+    assert await ask("scale.change", "x", {"web": None}) == {}
+    assert api.seen[-1].body == {"groups": {"web": None}}

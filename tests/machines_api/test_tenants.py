@@ -72,6 +72,8 @@ BODY: dict[str, Any] = {
     "values": {"A": "theirs"},
     "org_slug": "personal",
     "context": "sha256:" + "0" * 64,
+    "nonce": "n",
+    "groups": {"web": {"count": 0}},
 }
 
 
@@ -79,7 +81,7 @@ def test_every_route_is_covered() -> None:
     assert len(ROUTES) > 70
     for method, path in ROUTES:
         assert (method, path) in OF_THE_CALLER or "/apps/{app}" in path, f"{method} {path}: whose data does it give?"
-    names = {"app", "machine", "key", "policy", "volume", "name", "hostname", "ip", "org", "build", "token"}
+    names = {"app", "machine", "key", "policy", "volume", "name", "hostname", "ip", "org", "build", "token", "version"}
     for _, path in ROUTES:
         assert set(re.findall(r"{(\w+)}", path)) <= names, f"{path}: a kind of id that no tenant test knows"
 
@@ -186,5 +188,6 @@ def fill(path: str, *, app: str, machine: str) -> str:
         "org": "personal",
         "token": "t",
         "build": "00000000000001",
+        "version": "1",
     }
     return path.format(app=app, machine=machine, **others)

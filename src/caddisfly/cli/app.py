@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 import typer
@@ -13,7 +14,20 @@ from caddisfly.cli.group import group
 
 def build() -> typer.Typer:
     """The laptop's commands. The composition root adds the operator's."""
-    from caddisfly.cli import apps, auth, build, config, detect, logs, machine, secrets, tokens
+    from caddisfly.cli import (
+        apps,
+        auth,
+        build,
+        config,
+        deploy,
+        detect,
+        logs,
+        machine,
+        releases,
+        rollback,
+        secrets,
+        tokens,
+    )
 
     program = group("Fly.io's platform in a house of your own.")
     program.add_typer(machine.build(), name="machine")
@@ -21,9 +35,12 @@ def build() -> typer.Typer:
     program.add_typer(machine.build(), name="m", hidden=True)
     program.add_typer(apps.build(), name="apps")
     program.command("build")(build.build)
+    program.command("deploy")(deploy.deploy)
+    program.command("rollback")(rollback.rollback)
     program.add_typer(config.build(), name="config")
     program.command("logs")(logs.logs)
     program.command("detect")(detect.detect)
+    program.command("releases")(releases.releases)
     program.add_typer(auth.build(), name="auth")
     program.add_typer(secrets.build(), name="secrets")
     program.add_typer(tokens.build(), name="tokens")
@@ -38,6 +55,18 @@ def version() -> None:
     show.line(f"caddis {caddisfly.__version__}")
 
 
+_SWITCHES = re.compile(r"--(ha|smoke-checks|rollback|detach|yes|now)=(true|false)")
+_ON_ONLY = ("detach", "yes", "now")
+
+
+def _flag(word: str) -> str:
+    """`--ha=false`, as Fly's users write it, is `--no-ha`."""
+    said = _SWITCHES.fullmatch(word)
+    if said is None or (said[2] == "false" and said[1] in _ON_ONLY):
+        return word
+    return f"--{said[1]}" if said[2] == "true" else f"--no-{said[1]}"
+
+
 def run(program: typer.Typer) -> None:
     """Run it and leave the process with its exit code."""
     sys.exit(guarded(program))
@@ -47,6 +76,7 @@ def guarded(program: typer.Typer) -> int:
     """Errors of ours in three lines; a bug in one, unless CADDIS_DEBUG is set."""
     from caddisfly.model.errors import InvalidArgument, Problem, Unprocessable
 
+    sys.argv[1:] = [_flag(word) for word in sys.argv[1:]]
     try:
         program()
     except SystemExit as leave:

@@ -20,10 +20,13 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def build() -> typer.Typer:
+    from caddisfly.cli import releases
+
     app = group("Apps: names that Machines belong to.")
     app.command("list")(list_)
     app.command()(create)
     app.command()(destroy)
+    app.command()(releases.releases)
     return app
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from caddisfly.cli import changes, show, target
+from caddisfly.cli import show, target
 from caddisfly.cli.group import group
 from caddisfly.cli.target import App, AsJson
+from caddisfly.model import differences
 from caddisfly.model.errors import FailedPrecondition
 
 if TYPE_CHECKING:
@@ -66,11 +67,11 @@ def show_(config: Config = "", env: Environment = "", lenient: Lenient = False, 
         return
     groups = meant.pop("groups")
     release = meant.pop("release_machine")
-    for line in changes.between({}, meant):
+    for line in differences.between({}, meant):
         show.line(line.removeprefix("+ "))
     for name, parts in [*groups.items(), *([("release command", release)] if release else [])]:
         show.line(f"\n[{name}]")
-        for line in changes.between({}, parts):
+        for line in differences.between({}, parts):
             show.line(line.removeprefix("+ "))
 
 
@@ -168,7 +169,7 @@ def _show_group(found: GroupComparison) -> None:
     elif not count and found.wanted_count != 0:
         show.line("  a deploy makes them")
     for machine in found.machines if found.in_file else ():
-        lines = changes.between(machine.running, machine.wanted)
+        lines = differences.between(machine.running, machine.wanted)
         unknown = "" if machine.known else ", as last heard: its host does not answer"
         show.line(f"  {machine.id} ({machine.region}, {machine.state}{unknown}){'' if lines else ': the same'}")
         for line in lines:
@@ -187,7 +188,7 @@ def _wire(found: GroupComparison) -> dict[str, Any]:
                 "state": machine.state,
                 "region": machine.region,
                 "host_known": machine.known,
-                "changes": changes.between(machine.running, machine.wanted) if found.in_file else [],
+                "changes": differences.between(machine.running, machine.wanted) if found.in_file else [],
             }
             for machine in found.machines
         ],

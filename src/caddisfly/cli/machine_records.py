@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from caddisfly.cli import changes, show, target
+from caddisfly.cli import show, target
 from caddisfly.cli.target import App, AsJson, MachineId
+from caddisfly.model import differences
 from caddisfly.model.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def versions(id: MachineId, app: App = "", json: AsJson = False) -> None:
     for number, version in enumerate(found):
         config = version.get("user_config") or {}
         older = found[number + 1].get("user_config") or {} if number + 1 < len(found) else None
-        changed = "" if older is None else ", ".join(changes.between(older, config)) or "nothing"
+        changed = "" if older is None else ", ".join(differences.between(older, config)) or "nothing"
         mark = "yes" if version["version"] == machine.get("instance_id") else ""
         rows.append((version["version"], mark, config.get("image", ""), changed))
     show.table(("VERSION", "CURRENT", "IMAGE", "CHANGED"), rows)

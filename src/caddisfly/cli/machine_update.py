@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from caddisfly.cli import changes, show, target
+from caddisfly.cli import show, target
 from caddisfly.cli.machine_config import Wish
 from caddisfly.cli.machine_flags import (
     Autostart,
@@ -31,6 +31,7 @@ from caddisfly.cli.machine_flags import (
 )
 from caddisfly.cli.machine_run import Failed, settled, show_made
 from caddisfly.cli.target import App, AsJson, MachineId
+from caddisfly.model import differences
 from caddisfly.model.errors import Aborted, FailedPrecondition, InvalidArgument
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def update(
         raise InvalidArgument("nothing to change", why="no flag says what", next="caddis machine update --help")
     with target.client() as client:
         name, machine = target.machine(client, app, id)
-        wanted = changes.between(_config(machine), wish.onto(_config(machine)))
+        wanted = differences.between(_config(machine), wish.onto(_config(machine)))
         if not wanted:
             show.note(f"Nothing to change: {id} is so already.")
         else:
@@ -115,7 +116,7 @@ def _write(
     with client.machines.lease(app, id, ttl_s=_LEASE_S, description="caddis machine update") as nonce:
         before = client.machines.get(app, id)
         config = wish.onto(_config(before))
-        wanted = changes.between(_config(before), config)
+        wanted = differences.between(_config(before), config)
         if wanted != shown and asked:
             raise Aborted(
                 f"{id} is not what you were shown any more",

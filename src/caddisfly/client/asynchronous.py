@@ -17,6 +17,7 @@ from caddisfly.client.calls import Call, Json, LogPage
 from caddisfly.client.errors import ApiError, ConflictError, NotFoundError, RetryableError, TimedOut
 from caddisfly.client.leases import AsyncLeases
 from caddisfly.client.metadata import AsyncMetadata
+from caddisfly.client.releases import AsyncReleases, AsyncScale
 from caddisfly.client.secrets import AsyncSecrets
 from caddisfly.client.transport import Target, understand, unreached
 
@@ -34,6 +35,8 @@ class AsyncClient:
         self.logs = Logs(self)
         self.secrets = AsyncSecrets(self)
         self.builds = AsyncBuilds(self)
+        self.releases = AsyncReleases(self)
+        self.scale = AsyncScale(self)
 
     async def __aenter__(self) -> AsyncClient:
         return self

@@ -30,6 +30,8 @@ class Call:
     answer_s: float = 60.0
     idempotency_key: str = ""
     """Makes it one deed however often it is sent. Only for calls whose server knows such keys."""
+    repeatable: bool = False
+    """Whether sending it twice does what sending it once does, as for what only reads."""
     logs: bool = False
     """Whether it goes to the server of logs, which on Fly is another one."""
 
@@ -233,6 +235,32 @@ def change_secrets(app: str, values: Mapping[str, str | None]) -> Call:
     return Call(method="POST", path=f"{_app(app)}/secrets", body={"values": dict(values)}, inner="version")
 
 
+def releases(app: str, limit: int) -> Call:
+    return Call(method="GET", path=_release(app), query={"limit": str(limit)}, inner="releases")
+
+
+def release(app: str, version: int | str) -> Call:
+    return Call(method="GET", path=_release(app, version))
+
+
+def create_release(app: str, body: Json, key: str) -> Call:
+    return Call(method="POST", path=_release(app), body=_given(body), idempotency_key=key)
+
+
+def change_release(app: str, version: int, body: Json) -> Call:
+    given = {name: value for name, value in body.items() if value is not None}
+    return Call(method="PATCH", path=_release(app, version), body=given, repeatable=True)
+
+
+def scale(app: str) -> Call:
+    return Call(method="GET", path=f"{_app(app)}/scale", inner="groups")
+
+
+def change_scale(app: str, groups: Mapping[str, Json | None]) -> Call:
+    body = {"groups": dict(groups)}
+    return Call(method="PUT", path=f"{_app(app)}/scale", body=body, inner="groups", repeatable=True)
+
+
 def regions() -> Call:
     return Call(method="GET", path="/v1/platform/regions")
 
@@ -305,6 +333,10 @@ def build_log(app: str, id: str, offset: int, wait_s: int) -> Call:
 
 def _build(app: str, id: str, action: str = "") -> str:
     return f"{_app(app)}/builds/{quote(id, safe='')}" + (f"/{action}" if action else "")
+
+
+def _release(app: str, version: int | str = "") -> str:
+    return f"{_app(app)}/releases" + (f"/{quote(str(version), safe='')}" if version != "" else "")
 
 
 def _app(name: str) -> str:

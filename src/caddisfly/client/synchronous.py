@@ -16,6 +16,7 @@ from caddisfly.client.calls import Call, Json, LogPage
 from caddisfly.client.errors import ApiError, ConflictError, NotFoundError, RetryableError, TimedOut
 from caddisfly.client.leases import Leases
 from caddisfly.client.metadata import Metadata
+from caddisfly.client.releases import Releases, Scale
 from caddisfly.client.secrets import Secrets
 from caddisfly.client.transport import Target, understand, unreached
 
@@ -33,6 +34,8 @@ class Client:
         self.logs = Logs(self)
         self.secrets = Secrets(self)
         self.builds = Builds(self)
+        self.releases = Releases(self)
+        self.scale = Scale(self)
 
     def __enter__(self) -> Client:
         return self

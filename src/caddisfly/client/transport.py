@@ -2,7 +2,7 @@
 
 Retries follow fly-go: a read is sent again after 502, 503, 429 or a broken connection; anything else only when the
 connection was never made, because nobody can know whether a lost answer was a done deed; unless the call has a key
-by which the server knows.
+by which the server knows, or does the same when it is sent twice.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Target:
             return None
         unsent = isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout)
         again = isinstance(error, errors.ConnectionFailed) or error.status_code in _AGAIN
-        if not unsent and not (again and (call.method == "GET" or call.idempotency_key)):
+        if not unsent and not (again and (call.method == "GET" or call.repeatable or call.idempotency_key)):
             return None
         pause_s: float = self.pause_s * 2**attempt * random.uniform(0.5, 1.0)
         return max(error.retry_after_s, pause_s)

@@ -26,6 +26,8 @@ from caddisfly.control.records.accounts import Accounts
 from caddisfly.control.records.apps import Apps
 from caddisfly.control.records.creations import Creations
 from caddisfly.control.records.database import Database
+from caddisfly.control.records.releases import Releases
+from caddisfly.control.records.scales import Scales
 from caddisfly.control.records.secrets import Secrets
 from caddisfly.control.repositories import Repositories
 from caddisfly.control.secrets import Safe
@@ -49,6 +51,8 @@ class Control:
         self.accounts = Accounts(self.database)
         self.apps = Apps(self.database, cache_s=settings.app_cache_s)
         self.creations = Creations(self.database)
+        self.releases = Releases(self.database)
+        self.scales = Scales(self.database)
         self.safe = Safe(Secrets(self.database), key=settings.secrets_key.get_secret_value())
         self.verifier = Verifier(self.accounts, cache_s=settings.token_cache_s)
         self.bus = bus or Bus(url=settings.bus_url, token=settings.bus_token.get_secret_value(), name="control")

@@ -19,7 +19,7 @@ from pathlib import Path
 from caddisfly.host import guest
 from caddisfly.host.capacity import Capacity
 from caddisfly.host.checks.probe import Finding
-from caddisfly.host.drivers.conduct import Conduct, Script
+from caddisfly.host.drivers.conduct import Conduct, Script, Word
 from caddisfly.host.drivers.driver import Limits, Sandbox
 from caddisfly.host.drivers.mock import MockDriver
 from caddisfly.host.drivers.several import DriverOf, Several
@@ -41,6 +41,8 @@ REPOSITORY = "caddis-dev/"
 """`caddis-dev/oom` and `caddis-dev/exit-after:2s` are images that act as their name says."""
 MISSING = "missing"
 """The tag that no registry has."""
+_JOBS = ("fly_app_release_command", "fly_app_test_machine_command")
+"""Groups whose Machines are there to run one command."""
 _NOWHERE = Path("/nowhere")
 
 
@@ -91,6 +93,8 @@ class SimulatedComputer:
         self.driver = MockDriver(self._conduct, lose_host=lose)
         self._scripts: dict[Path, Script] = {}
         """By the file of the console, which each program of a Machine has for itself."""
+        self._by_address: dict[str, Script] = {}
+        self._chance = random.Random(0)
 
     async def open(self, driver_of: DriverOf) -> Several:
         self._settings.run_dir.mkdir(parents=True, exist_ok=True)
@@ -106,13 +110,19 @@ class SimulatedComputer:
         return ()
 
     async def probe(self, check: CheckConfig, address: str) -> Finding:
-        """Every Machine is well: its address is made up, and may be somebody's in the world outside."""
-        return Finding(True, "simulated")
+        """As its Machine was told to be. Nobody is asked: the address may be somebody's in the world outside."""
+        status = self._by_address.get(address, Script()).check_status(self._chance)
+        if not status:
+            return Finding(False, "connect: connection refused")
+        return Finding(200 <= status < 300, "simulated" if status == 200 else f"status {status}: simulated")
 
     def compile(self, machine: Machine, surroundings: Surroundings) -> Sandbox:
         program, image, log = surroundings.program, surroundings.image, surroundings.log
         own = program.image if program is not None else ""
-        self._scripts[log] = self._fate.script(machine.config, own or machine.config.image)
+        script = self._fate.script(machine.config, own or machine.config.image)
+        if machine.config.metadata.get("fly_process_group") in _JOBS:
+            script = Script({"job": Word("job", None)}).under(script)
+        self._scripts[log] = self._by_address[machine.ipv4] = script
         env = guest.environment(machine, image, "/root", secrets=surroundings.secrets, program=program)
         guest_mb, pids = machine.config.guest.memory_mb, surroundings.settings.pids_limit
         return Sandbox(

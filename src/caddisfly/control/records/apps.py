@@ -14,7 +14,7 @@ from caddisfly.control.records.database import Database
 from caddisfly.control.records.tables import AppRow, NetworkRow, OrganizationRow
 from caddisfly.model import ids, registry
 from caddisfly.model.app import App, Organization, check_app_name, check_network_name
-from caddisfly.model.errors import NotFound, Problem, Unprocessable
+from caddisfly.model.errors import Aborted, NotFound, Problem, Unprocessable
 from caddisfly.model.machine import wall_ms
 
 _Found = Row[AppRow, NetworkRow, OrganizationRow]
@@ -165,6 +165,19 @@ def _record_of(found: _Found) -> AppRecord:
         app_role=row.app_role,
     )
     return AppRecord(app, row.deleting_ms is not None)
+
+
+async def hold(session: AsyncSession, app_id: str) -> None:
+    """Take the app's row until the transaction ends: of two that do so at once one waits for the other.
+
+    Raises `NotFound`, and `Aborted` once its deletion has begun.
+    """
+    query = select(AppRow.deleting_ms).where(AppRow.id == app_id).with_for_update(key_share=True)
+    found = (await session.execute(query)).one_or_none()
+    if found is None:
+        raise NotFound("app not found", why="it went away in this moment")
+    if found[0] is not None:
+        raise Aborted("the app is being deleted")
 
 
 def app_not_found(name: str) -> NotFound:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, exc, inspect, make_url, text
 from caddisfly.control.records.database import blocking_engine, unavailable
 from caddisfly.model.errors import FailedPrecondition
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest migration. Tests hold it against the files."""
 
 MIGRATIONS = Path(__file__).with_name("migrations")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -78,6 +79,36 @@ class SecretValue(Taken):
 
 class SecretValues(Taken):
     values: dict[str, str | None] = Field(default={}, description="By name. null removes.")
+
+
+class CreateRelease(Taken):
+    image: str = Field(default="", max_length=1024, description="What its Machines run.")
+    strategy: str = Field(default="", max_length=20, description="As in fly.toml. Empty: rolling.")
+    definition: dict[str, Any] = Field(default={}, description="The fly.toml as JSON. Kept as it is, not read.")
+    progress: dict[str, Any] = Field(default={}, description="What a deploy that goes on later must know. Not read.")
+    description: str = Field(default="", max_length=1000)
+    reason: str = Field(default="", max_length=1000)
+    ttl: int = Field(default=0, ge=0, description="Seconds, at most 3600, until it must be changed again. 0: 60.")
+
+
+class ReleaseChange(Taken):
+    nonce: str = Field(default="", max_length=200, description="Required: what its making gave.")
+    status: str | None = Field(default=None, description="pending, running, complete, failed or interrupted.")
+    error: str | None = Field(default=None, max_length=16_384, description="Why it failed, for people.")
+    progress: dict[str, Any] | None = Field(default=None, description="Replaces what was there.")
+    ttl: int | None = Field(default=None, ge=0, description="Seconds. Left out: as before.")
+
+
+class GroupScale(Taken):
+    count: int = Field(ge=0, le=1000, description="Machines, standbys not counted.")
+    regions: list[Annotated[str, Field(pattern=r"^[a-z0-9-]{1,20}$")]] = Field(default=[], max_length=50)
+    max_per_region: int | None = Field(default=None, ge=1, le=1000, description="Null: any number.")
+
+
+class ScaleBody(Taken):
+    groups: dict[Annotated[str, Field(pattern=r"^[^\x00-\x1f,]{1,63}$")], GroupScale | None] = Field(
+        default={}, description="By process group. Null forgets one; those that are not named stay."
+    )
 
 
 class MemoryBody(Taken):
@@ -357,6 +388,46 @@ class BuildLogReply(Given):
     ended: bool
 
 
+class ReleaseUser(Given):
+    id: str
+    email: str
+    name: str
+
+
+class ReleaseReply(Given):
+    id: str
+    version: int
+    status: str
+    stable: bool
+    in_progress: bool
+    strategy: str
+    image_ref: str
+    description: str
+    reason: str
+    error: str
+    user: ReleaseUser | None
+    created_at: str
+    updated_at: str
+    expires_at: str | None
+
+
+class ReleasesReply(Given):
+    releases: list[ReleaseReply]
+
+
+class WholeRelease(ReleaseReply):
+    definition: dict[str, Any]
+    progress: dict[str, Any]
+
+
+class BegunRelease(WholeRelease):
+    nonce: str
+
+
+class ScaleReply(Given):
+    groups: dict[str, dict[str, Any]]
+
+
 class LogEntry(Given):
     id: str
     attributes: dict[str, Any]
@@ -373,7 +444,11 @@ ERRORS: dict[int | str, dict[str, Any]] = {"default": {"model": ErrorReply, "des
 def takes(kind: type[Taken]) -> dict[str, Any]:
     """The part of the OpenAPI document that describes the body a route reads by itself."""
     schema = kind.model_json_schema()
-    return {"requestBody": {"required": False, "content": {"application/json": {"schema": schema}}}}
+    named = schema.pop("$defs", {})
+    text = json.dumps(schema)
+    for name, inner in named.items():  # a reference would be one into the whole document
+        text = text.replace(json.dumps({"$ref": f"#/$defs/{name}"}), json.dumps(inner))
+    return {"requestBody": {"required": False, "content": {"application/json": {"schema": json.loads(text)}}}}
 
 
 def gives(kind: Any, status: int = 200) -> dict[int | str, dict[str, Any]]:

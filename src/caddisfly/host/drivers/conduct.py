@@ -42,6 +42,8 @@ class Conduct:
     exit_after_s: float = 0.0
     ignores_signals: bool = False
     log_every_s: float = 0.0
+    job: bool = False
+    """It does what its command says, as far as that can be pretended, and ends with what comes of it."""
     exec_code: int = 0
     host_loss_s: float = 0.0
 
@@ -96,6 +98,13 @@ class Script:
         """Both, where `more` has the last word."""
         return more if "calm" in more.words else Script({**self.words, **more.words})
 
+    def check_status(self, chance: random.Random) -> int:
+        """What one health check gets."""
+        word = self.words.get("check-status")
+        if word is None or (word.chance < 1 and chance.random() >= word.chance):
+            return 200
+        return int(word.value)
+
     def draw(self, chance: random.Random) -> Conduct:
         """Throw the dice for one start."""
         said: dict[str, Any] = {}
@@ -116,6 +125,7 @@ class Script:
             exit_after_s=exit_after_s,
             ignores_signals="ignore-signals" in said,
             log_every_s=said.get("log-every", 0.0),
+            job="job" in said,
             exec_code=said.get("exec-code", 0),
             host_loss_s=said.get("host-loss", 0.0),
         )
@@ -140,6 +150,12 @@ def _pause(text: str) -> Range:
 def _code(text: str) -> int:
     if not text.isdecimal() or int(text) > 255:
         raise InvalidArgument("must be a whole number from 0 to 255")
+    return int(text)
+
+
+def _status(text: str) -> int:
+    if not text.isdecimal() or not (text == "0" or 100 <= int(text) <= 599):
+        raise InvalidArgument("must be a status of HTTP, or 0")
     return int(text)
 
 
@@ -169,6 +185,8 @@ MEANINGS: dict[str, _Meaning] = {
     "oom": _Meaning("is killed for its memory after so long", _seconds, "100ms"),
     "ignore-signals": _Meaning("does not end when asked to, only when killed", _nothing, ""),
     "log-every": _Meaning("prints a line so often", _pause, "1s"),
+    "job": _Meaning("answers its command as exec would, and ends with that; release commands do", _nothing, ""),
+    "check-status": _Meaning("its health checks get this HTTP status (200); 0 refuses them", _status, "500"),
     "exec-code": _Meaning("commands run inside end with this code", _code, "1"),
     "host-loss": _Meaning("its host is out of reach for so long, once it has started", _seconds, "5s"),
     "calm": _Meaning("none of what is said for all Machines, or for the image, holds", _nothing, ""),

@@ -29,6 +29,7 @@ from caddisfly.host.drivers.driver import (
 from caddisfly.model.errors import DeadlineExceeded, FailedPrecondition
 from caddisfly.model.machine import Exit, wall_ms
 
+_JOB_S = 3600.0
 _LOSS_DELAY_S = 0.1
 """Between a start and the loss of its host: time enough for the start to be told."""
 
@@ -41,6 +42,7 @@ class _Fake:
     ended: asyncio.Future[Exit]
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
     since: float = field(default_factory=time.monotonic)
+    job: asyncio.Task[None] | None = None
 
 
 class MockDriver:
@@ -97,11 +99,25 @@ class MockDriver:
         _print(sandbox, f"pretending to run {' '.join(sandbox.argv)}")
         if conduct.exit is not None:
             fake.timers.append(loop.call_later(conduct.exit_after_s, self.end, sandbox.id, conduct.exit))
+        if conduct.job and conduct.exit is None:
+            fake.job = asyncio.create_task(self._work(fake), name=f"job-{sandbox.id}")
         if conduct.log_every_s:
             self._tick(fake, 1)
         if conduct.host_loss_s:
             loop.call_later(_LOSS_DELAY_S, self._lose_host, conduct.host_loss_s)
         return fake
+
+    async def _work(self, fake: _Fake) -> None:
+        command = Command(argv=fake.sandbox.argv, timeout_s=_JOB_S)
+        try:
+            async with asyncio.timeout(command.timeout_s):
+                result = await pretend.execute(fake.sandbox, command)
+        except TimeoutError:
+            self.end(fake.sandbox.id, Exit(exit_code=124))
+            return
+        for line in (result.stdout + result.stderr).decode(errors="replace").splitlines():
+            _print(fake.sandbox, line)
+        self.end(fake.sandbox.id, Exit(exit_code=result.exit_code))
 
     def _tick(self, fake: _Fake, number: int) -> None:
         if fake.ended.done():
@@ -137,6 +153,8 @@ class MockDriver:
         for fake in self._fakes.values():
             for timer in fake.timers:
                 timer.cancel()
+            if fake.job is not None:
+                fake.job.cancel()
 
     async def wait(self, id: str) -> Exit:
         return await asyncio.shield(self._fakes[id].ended)

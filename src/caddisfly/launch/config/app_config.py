@@ -85,6 +85,8 @@ class AppConfig:
     experimental: Experimental = field(default_factory=Experimental)
     extension: Extension = field(default_factory=Extension)
     warnings: tuple[Finding, ...] = ()
+    definition: Mapping[str, Any] = field(default_factory=dict)
+    """All of it as it is kept with a release (`definition.py`)."""
 
     def services_of(self, group: str) -> tuple[Service, ...]:
         """In the order in which a Machine has them: `http_service` comes first."""

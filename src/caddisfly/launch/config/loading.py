@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from caddisfly.launch.config import app_config, document, locate, overlay, rules
+from caddisfly.launch.config import app_config, definition, document, locate, overlay, rules
 from caddisfly.launch.config.app_config import AppConfig
 from caddisfly.launch.config.findings import Findings
 from caddisfly.launch.config.locate import Files
@@ -39,8 +41,13 @@ def text(content: str, *, name: str = "fly.toml", directory: Path | None = None,
     return of_node(root, directory=directory or Path(), strict=strict, sources=(name,))
 
 
+def of_release(kept: Mapping[str, Any]) -> AppConfig:
+    """Of the `definition` that a release was deployed with. Raises `ConfigInvalid` if another platform wrote it."""
+    return text(json.dumps(kept), name=definition.NAME, strict=False)
+
+
 def of_node(root: Node, *, directory: Path, strict: bool, sources: tuple[str, ...]) -> AppConfig:
     findings = Findings(strict)
     app = app_config.read(root, findings, directory=directory, sources=sources)
     rules.check(app, root, findings)
-    return replace(app, warnings=findings.settled())
+    return replace(app, warnings=findings.settled(), definition=definition.of(root, app))

@@ -91,7 +91,8 @@ def compare(app: AppConfig, machines: Sequence[Machine]) -> tuple[GroupCompariso
 def _compared(app: AppConfig, group: str, machine: Machine) -> MachineComparison:
     present = machine.get("config") or {}
     in_file = group in app.groups.names
-    running, wanted = _normal(present, machine_config(app, group, existing=present) if in_file else present)
+    running = written(present)
+    wanted = written(machine_config(app, group, existing=present)) if in_file else running
     return MachineComparison(
         id=str(machine["id"]),
         state=str(machine.get("state", "")),
@@ -102,9 +103,9 @@ def _compared(app: AppConfig, group: str, machine: Machine) -> MachineComparison
     )
 
 
-def _normal(running: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Both as the platform would write them, so that spelling is no difference."""
+def written(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """As the platform would write it, so that spelling is no difference."""
     try:
-        return Config.parse(running).wire, Config.parse(wanted).wire
+        return Config.parse(config).wire
     except Problem:
-        return running, wanted  # of a platform that allows more than this one
+        return config  # of a platform that allows more than this one
