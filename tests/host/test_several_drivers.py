@@ -74,6 +74,9 @@ async def test_another_setting_leaves_what_runs_where_it_is(
         assert (after.run_id, pid_of(agent, after)) == (machine.run_id, pids[machine.id])
         assert (await agent.shell(machine, "echo alive")).stdout == "alive\n"
     assert "Linux version 4.4.0" in await kernel(agent, await watcher.until(await agent.create(), "started"))
+    with pytest.raises(FailedPrecondition, match="cannot run as a container"):
+        await agent.ask(contract.RESTART_MACHINE, contract.StopMachine(machine_id=plain.id))
+    assert alive(pids[plain.id])
     for machine in (plain, kept):
         await agent.ask(contract.STOP_MACHINE, contract.StopMachine(machine_id=machine.id, timeout_s=0.1))
         await watcher.until(machine, "stopped")

@@ -239,6 +239,7 @@ class Machines:
         )
 
     async def restart(self, request: contract.StopMachine) -> contract.MachineReply:
+        self._parts.choice.incarnate(self._engine.get(request.machine_id))  # else it would be down, and stay so
         _, after, revision = await self._engine.ask(
             request.machine_id,
             self._leases.guard(
