@@ -207,6 +207,8 @@ class Guest:
                 self.going.wait()
                 self.orders.append(line.decode().strip())
                 _console(f"order {self.orders[-1]}")
+                file.write(b"ok\n")
+                file.flush()
                 if self.orders[-1] == "reboot":
                     os._exit(0)
 

@@ -1,7 +1,7 @@
 """Firecracker as a VMM: the contract is in vmm.py, its jail in jail.py, how it is spoken to in api.py.
 
 It has no channels but a serial port, on which the guest's program speaks, and vsock: to the guest's init, which writes
-down the lines that come in, and to its sshd, a connection each. A guest is connected to once it listens.
+each line down that comes in and says so, and to its sshd, a connection each. A guest is connected to once it listens.
 
 What goes into its kernel's command line replaces Firecracker's own, which forbids modules. A guest ends by `reboot`,
 since powering off leaves an x86 Firecracker running.
@@ -41,6 +41,8 @@ _SNAPSHOT_S = 120.0
 _GUEST_S = 20.0
 _LOOK_S = 0.02
 _LINE_MAX = 64
+_WRITTEN_DOWN = b"ok\n"
+"""What the guest says to each order."""
 
 
 class Firecracker:
@@ -120,10 +122,9 @@ class Firecracker:
         try:
             async with asyncio.timeout(_GUEST_S):
                 await loop.sock_sendall(stream, f"{line}\n".encode())
-                stream.shutdown(socket.SHUT_WR)
-                # The guest hangs up once it has written the line down: then the next one cannot overtake it.
-                while await loop.sock_recv(stream, _LINE_MAX):
-                    pass
+                # Only when the guest has written this one down may the next one come, which could overtake it.
+                if await _line(stream) != _WRITTEN_DOWN:
+                    raise Unavailable("the microVM does not listen", why="it has hung up")
         except (OSError, TimeoutError) as error:
             raise Unavailable("the microVM does not listen", why=str(error) or "in time") from error
         finally:
