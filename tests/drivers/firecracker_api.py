@@ -165,12 +165,18 @@ BODIES: dict[tuple[str, str], Mapping[str, Member]] = {
         "vsock_id": Member(str),
     },
     ("PUT", "entropy"): {"rate_limiter": Member(dict, members=_LIMITER)},
+    ("PUT", "balloon"): {
+        "amount_mib": Member(int, required=True, least=0),
+        "deflate_on_oom": Member(bool, required=True),
+        "stats_polling_interval_s": Member(int, least=0, most=65535),
+    },
+    ("PATCH", "balloon"): {"amount_mib": Member(int, required=True, least=0)},
 }
 _WITH_ID = {"drives": "drive_id", "network-interfaces": "iface_id"}
 _ANY_TIME = {"GET ", "GET version", "GET machine-config", "GET vm/config"}
 _BEFORE = {
     *("PUT boot-source", "PUT drives", "PUT logger", "PUT machine-config", "PATCH machine-config", "PUT metrics"),
-    *("PUT network-interfaces", "PUT snapshot/load", "PUT vsock", "PUT entropy", "InstanceStart"),
+    *("PUT network-interfaces", "PUT snapshot/load", "PUT vsock", "PUT entropy", "PUT balloon", "InstanceStart"),
 }
 _NOT_BOOTING = {"PUT logger", "PUT metrics"}
 """After which a snapshot can still be loaded."""
@@ -224,6 +230,7 @@ class Machine:
     drives: dict[str, dict[str, Any]] = field(default_factory=dict)
     cards: dict[str, dict[str, Any]] = field(default_factory=dict)
     vsock: dict[str, Any] | None = None
+    balloon: dict[str, Any] | None = None
     guest: Guest | None = None
     doomed: bool = False
     _held: list[Any] = field(default_factory=list)
@@ -231,7 +238,7 @@ class Machine:
     def answer(self, method: str, path: str, body: bytes) -> Any:
         """The content of a 200, or None for 204. Raises `Refused`."""
         tokens = path.strip("/").split("/")
-        kind = "/".join(tokens[:2]) if tokens[0] in ("snapshot", "vm") else tokens[0]
+        kind = "/".join(tokens[:2]) if tokens[0] in ("snapshot", "vm", "balloon") else tokens[0]
         if method == "GET":
             return self._asked(kind, body)
         members = BODIES.get((method, kind))
@@ -264,6 +271,8 @@ class Machine:
     def _asked(self, kind: str, body: bytes) -> Any:
         if body:
             raise Refused("GET request cannot have a body.")
+        if kind == "balloon/statistics":
+            return self._statistics()
         if f"GET {kind}" not in _ANY_TIME:
             raise Refused(f"Invalid request method and/or path: GET {kind}.")
         return {
@@ -272,6 +281,21 @@ class Machine:
             "machine-config": self.machine,
             "vm/config": {"machine-config": self.machine, "drives": [*self.drives.values()], "vsock": self.vsock},
         }[kind]
+
+    def _statistics(self) -> dict[str, int]:
+        if self.state == NOT_STARTED:
+            raise Refused("The requested operation is not supported before starting the microVM.")
+        if self.balloon is None:
+            raise Refused("Internal VMM error: Balloon error: Device not found.")
+        if not self.balloon.get("stats_polling_interval_s"):
+            raise Refused("Internal VMM error: Balloon error: Statistics for the balloon device are not enabled")
+        size = int(self.balloon["amount_mib"])
+        return {"target_pages": size << 8, "actual_pages": size << 8, "target_mib": size, "actual_mib": size}
+
+    def set_balloon(self, given: dict[str, Any]) -> None:
+        if given["amount_mib"] > self.machine["mem_size_mib"]:
+            raise Refused("Balloon config error: Balloon size in config exceeds memory size")
+        self.balloon = {**(self.balloon or {}), **given}
 
     def set_machine(self, given: dict[str, Any]) -> None:
         wanted = {**self.machine, **given}
@@ -386,7 +410,7 @@ class Machine:
             )
         size = self.machine["mem_size_mib"] * _MIB
         content = json.dumps(self.guest.orders).encode()
-        state = {name: getattr(self, name) for name in ("machine", "boot", "drives", "cards", "vsock")}
+        state = {name: getattr(self, name) for name in ("machine", "boot", "drives", "cards", "vsock", "balloon")}
         try:
             with open(given["mem_file_path"], "wb") as memory:
                 memory.write(content + b"\n")
@@ -413,7 +437,7 @@ class Machine:
                 orders = json.loads(file.readline())
         except (OSError, ValueError, KeyError) as error:
             raise Refused(f"Load snapshot error: Failed to restore from snapshot: {error}") from error
-        for name in ("machine", "boot", "drives", "cards"):
+        for name in ("machine", "boot", "drives", "cards", "balloon"):
             setattr(self, name, saved[name])
         for drive in self.drives.values():
             self._open_drive(drive)
@@ -440,6 +464,8 @@ _DOES: dict[str, Callable[[Machine, dict[str, Any]], None]] = {
     "PUT network-interfaces": Machine.set_card,
     "PUT vsock": Machine.set_vsock,
     "PUT entropy": _nothing,
+    "PUT balloon": Machine.set_balloon,
+    "PATCH balloon": Machine.set_balloon,
     "PUT logger": _nothing,
     "PUT metrics": _nothing,
     "InstanceStart": Machine.start,

@@ -159,6 +159,7 @@ async def test_it_is_told_everything_in_an_order_that_it_takes(launched: Launche
         *(("PUT", f"/drives/{role}") for role in ("image", "tools", "config", "status", "scratch")),
         ("PUT", "/vsock"),
         ("PUT", "/entropy"),
+        ("PUT", "/balloon"),
         ("PUT", "/actions"),
     ]
     assert {one["status"] for one in running.requests} == {204}
@@ -232,6 +233,14 @@ async def test_lines_arrive_in_order_and_wait_for_a_guest_that_does_not_listen_y
     for number in range(5):
         await vmm.tell(spec.directory, f"signal {number}")
     assert [await running.console() for _ in range(5)] == [f"order signal {number}" for number in range(5)]
+
+
+async def test_a_guest_gives_memory_back(launched: Launcher, spec: Spec, vmm: Firecracker) -> None:
+    await launched(spec)
+    assert await vmm.memory(spec.directory) == 64
+    for memory_mb in (48, 64):
+        await vmm.set_memory(spec.directory, memory_mb)
+        assert await vmm.memory(spec.directory) == memory_mb
 
 
 async def test_an_agent_that_came_later_finds_its_way_in(launched: Launcher, spec: Spec, place: Path) -> None:

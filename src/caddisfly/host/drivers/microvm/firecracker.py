@@ -40,6 +40,8 @@ _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)\S*")
 _SNAPSHOT_S = 120.0
 _GUEST_S = 20.0
 _LOOK_S = 0.02
+_BALLOON_S = 1
+"""Between two looks of a guest at its memory. Without them it is not known how much it has."""
 _LINE_MAX = 64
 _WRITTEN_DOWN = b"ok\n"
 """What the guest says to each order."""
@@ -154,6 +156,17 @@ class Firecracker:
         async with _spoken_to(Jail(directory)) as api:
             await api.patch("/vm", state="Resumed")
 
+    async def memory(self, directory: Path) -> int:
+        """MiB that its guest has."""
+        async with _spoken_to(Jail(directory)) as api:
+            size = (await api.get("/machine-config"))["mem_size_mib"]
+            return int(size - (await api.get("/balloon/statistics"))["actual_mib"])
+
+    async def set_memory(self, directory: Path, memory_mb: int) -> None:
+        async with _spoken_to(Jail(directory)) as api:
+            size = (await api.get("/machine-config"))["mem_size_mib"]
+            await api.patch("/balloon", amount_mib=max(0, size - memory_mb))
+
 
 @asynccontextmanager
 async def _spoken_to(jail: Jail) -> AsyncIterator[Api]:
@@ -180,6 +193,7 @@ async def _describe(api: Api, spec: Spec) -> None:
         await api.put("/network-interfaces/eth0", iface_id="eth0", host_dev_name=spec.tap.name, guest_mac=spec.tap.mac)
     await api.put("/vsock", guest_cid=_GUEST_CID, uds_path=f"/{VSOCK}")
     await api.put("/entropy")
+    await api.put("/balloon", amount_mib=0, deflate_on_oom=False, stats_polling_interval_s=_BALLOON_S)
 
 
 async def _connect(jail: Jail, port: int) -> socket.socket:
