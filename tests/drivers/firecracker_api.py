@@ -478,7 +478,9 @@ _DOES: dict[str, Callable[[Machine, dict[str, Any]], None]] = {
 
 
 def _console(text: str) -> None:
-    os.write(1, f"{text}\n".encode())
+    """A serial port: a byte is a write."""
+    for byte in f"{text}\n".encode():
+        os.write(1, bytes((byte,)))
 
 
 def serve(path: str) -> None:

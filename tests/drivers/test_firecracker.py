@@ -172,6 +172,20 @@ async def test_it_is_told_everything_in_an_order_that_it_takes(launched: Launche
     assert not {"nomodule", "8250.nr_uarts=0", "i8042.nopnp", "acpi=off"} & set(words), "what guests cannot do without"
 
 
+async def test_its_console_comes_in_lines(launched: Launcher, spec: Spec, vmm: Firecracker) -> None:
+    running = await launched(spec)
+    assert running.process.stdout is not None
+    console = running.process.stdout.fileno()
+    read = [(await asyncio.to_thread(os.read, console, 4096)).decode()]
+    for number in range(20):
+        await vmm.tell(spec.directory, f"size {number}")
+        read.append((await asyncio.to_thread(os.read, console, 4096)).decode())
+    assert all(text.endswith("\n") for text in read)
+    await vmm.tell(spec.directory, "reboot")
+    assert (await asyncio.to_thread(os.read, console, 4096)).decode() == "order reboot\n", "also its last words"
+    assert not await asyncio.to_thread(os.read, console, 4096)
+
+
 async def test_it_runs_in_a_jail_without_any_right(launched: Launcher, spec: Spec) -> None:
     running = await launched(spec)
     facts = dict(
@@ -191,6 +205,15 @@ async def test_it_runs_in_a_jail_without_any_right(launched: Launcher, spec: Spe
         assert (found.st_uid, found.st_mode & 0o777) == (owner, mode), name
     assert not list((spec.directory / "root").glob("scratch/*"))
     assert not (Jail(spec.directory).root / "image").stat().st_size, "mounted for this process, and for nobody else"
+    own = os.readlink(f"/proc/{running.process.pid}/ns/mnt")
+    mounts = Path(f"/proc/{running.process.pid}/mountinfo").read_text().splitlines()
+    assert own != os.readlink("/proc/self/ns/mnt")
+    assert any(line.split()[4].endswith("/scratch") for line in mounts)
+    children = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children").read_text().split()
+    for pid in children:
+        assert os.readlink(f"/proc/{pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt"), "it keeps no mount alive"
+        assert Path(f"/proc/{pid}").stat().st_uid == UID
+    assert len(children) == 1
 
 
 async def test_nothing_is_left_on_the_disk_when_it_ends(launched: Launcher, spec: Spec, place: Path) -> None:

@@ -5,13 +5,16 @@ guest is made of lies elsewhere on the host, partly shared with other guests, an
 jail, so it cannot be linked into it. It is mounted, file by file, in a mount namespace that only this process has:
 when it ends, the mounts are gone, whoever was there to see it.
 
-    <directory>/   jail.sh   errors   root -> jail/firecracker/<id>/root
+    <directory>/   launch.sh   jail.sh   errors   console   root -> jail/firecracker/<id>/root
     root/          kernel initrd image tools config status scratch …   api.sock   vsock.sock   log
                    saved/state saved/memory     where a snapshot goes: files on a disk that have no name any more
                    before/state before/memory   the one that it goes on from
 
 What Firecracker has to say is the host's and not the tenant's, and nobody may be there to read it: it goes into pipes,
 which hold 64 KiB and drop, or hold back, the rest.
+
+What its guest says comes byte by byte, as a serial port is. Between it and conmon, which would make a line of the log
+of each, stands a program that waits for the ends of lines.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ SHARED_GID = 1_999_999_999
 """The group of all Firecrackers and of nobody else: it may read what guests share."""
 API, VSOCK = "api.sock", "vsock.sock"
 _ID_MAX = 64
+_LINES_KB = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +76,9 @@ class Jail:
         self.root.unlink(missing_ok=True)
         self.root.symlink_to(root.relative_to(self.directory))
         self._pipe(root / "log", spec.uid)
-        self._pipe(self.directory / "errors", 0)
-        lines = ["set -e", "ulimit -c 0", f"exec < /dev/null 2<> {shlex.quote(str(self.directory / 'errors'))}"]
+        for pipe in ("errors", "console"):
+            self._pipe(self.directory / pipe, 0)
+        lines = ["set -e"]
         for inside, path, writable in _parts(spec):
             lines.append(self._mount(path, root / inside, writable=writable, spec=spec))
         lines += self._snapshots(spec, root, saves)
@@ -84,14 +89,27 @@ class Jail:
             *("--", "--api-sock", f"/{API}", "--log-path", "/log", "--level", "Warning"),
         ]
         lines.append(f"exec {shlex.join(map(str, command))}")
-        script = self.directory / "jail.sh"
-        script.touch(mode=0o600)
-        script.write_text("\n".join((*lines, "")))
+        jail = self._script("jail.sh", lines)
+        console, errors = (shlex.quote(str(self.directory / pipe)) for pipe in ("console", "errors"))
+        isolated = shlex.join(("unshare", "--mount", "--propagation", "private", "/bin/sh", str(jail)))
+        outside = [
+            "ulimit -c 0",
+            f"exec < /dev/null 2<> {errors}",
+            # Not in that namespace: it would keep every mount of the host there that is not this Machine's.
+            f"{_lines(spec.uid)} < {console} &",
+            f"exec {isolated} > {console}",
+        ]
         return Launch(
-            argv=("unshare", "--mount", "--propagation", "private", "/bin/sh", str(script)),
+            argv=("/bin/sh", str(self._script("launch.sh", outside))),
             # As long as somebody has it, what is in the pipe is not lost.
             errors=os.open(self.directory / "errors", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC),
         )
+
+    def _script(self, name: str, lines: list[str]) -> Path:
+        path = self.directory / name
+        path.touch(mode=0o600)
+        path.write_text("\n".join((*lines, "")))
+        return path
 
     def said(self) -> str:
         """What Firecracker had to say, and what the jailer had. Once."""
@@ -143,6 +161,12 @@ class Jail:
         path.unlink(missing_ok=True)
         os.mkfifo(path, 0o600)
         os.chown(path, uid, 0)
+
+
+def _lines(uid: int) -> str:
+    """What makes lines of bytes. It has no more rights than Firecracker, and the memory for a long line."""
+    unprivileged = f"setpriv --reuid {uid} --regid {uid} --clear-groups --no-new-privs --bounding-set=-all"
+    return f"(ulimit -v {_LINES_KB}; exec env LC_ALL=C {unprivileged} -- grep -a --line-buffered '')"
 
 
 def _parts(spec: Spec) -> list[tuple[str, Path, bool]]:
