@@ -40,6 +40,7 @@ def judge(results: Results) -> list[Bar]:
         "dev": _dev,
         "builds": _builds,
         "images": _images,
+        "deploys": _deploys,
     }
     return [bar for part, of_part in judges.items() if part in results for bar in of_part(results[part])]
 
@@ -69,6 +70,20 @@ def _edge(found: dict[str, Any]) -> list[Bar]:
     for peer in ("caddy", "traefik"):
         if rate := ratios.get(f"rate_vs_{peer}"):
             bars.append(Bar(name=f"{peer} requests per second / edge", measured=round(1 / rate, 2), limit=1.0))
+    return bars
+
+
+def _deploys(found: dict[str, Any]) -> list[Bar]:
+    series, requests = found["series"], found["requests"]
+    times = (("rolling", 8000.0), ("bluegreen", 8000.0), ("rollback", 3000.0))
+    bars = [
+        Bar(name=f"{name} of 3 Machines, ms", measured=series[name]["p50_ms"], limit=limit) for name, limit in times
+    ]
+    bars.append(
+        Bar(name="a crash told and put back, ms", measured=found["crash"]["told_and_put_back_ms"], limit=10_000.0)
+    )
+    for name, load in requests.items():
+        bars.append(Bar(name=f"requests that failed meanwhile: {name}", measured=load["failed"], limit=0))
     return bars
 
 

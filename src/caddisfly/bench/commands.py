@@ -11,7 +11,7 @@ import typer
 
 from caddisfly.cli import show
 
-PARTS = ("create", "wake", "edge", "memory", "push", "api", "builds", "many", "dev", "images")
+PARTS = ("create", "wake", "edge", "memory", "push", "api", "builds", "deploys", "many", "dev", "images")
 _EDGE_S = 15.0
 
 
@@ -47,7 +47,7 @@ def register(program: typer.Typer) -> None:
 
 
 async def _measure(parts: tuple[str, ...], rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    from caddisfly.bench import api, builds, computer, dev, edge, images, machines, many, memory, push
+    from caddisfly.bench import api, builds, computer, deploys, dev, edge, images, machines, many, memory, push
     from caddisfly.bench.platform import Platform, platform
 
     current = asyncio.current_task()
@@ -60,6 +60,7 @@ async def _measure(parts: tuple[str, ...], rounds: int) -> tuple[dict[str, Any],
         "create": lambda on: machines.create(on, rounds=rounds),
         "wake": lambda on: machines.wake(on, rounds=rounds),
         "builds": lambda on: builds.measure(on, rounds=min(rounds, 15)),
+        "deploys": lambda on: deploys.measure(on, rounds=min(rounds, 5)),
         "many": lambda on: many.measure(on, rounds=rounds),
         "api": lambda on: api.measure(on, rounds=rounds),
     }

@@ -27,6 +27,7 @@ def build() -> typer.Typer:
         machine,
         opening,
         releases,
+        rollback,
         scale,
         secrets,
         tokens,
@@ -39,6 +40,7 @@ def build() -> typer.Typer:
     program.add_typer(apps.build(), name="apps")
     program.command("build")(build.build)
     program.command("deploy")(deploy.deploy)
+    program.command("rollback")(rollback.rollback)
     program.add_typer(config.build(), name="config")
     program.command("logs")(logs.logs)
     program.command("detect")(detect.detect)

@@ -142,12 +142,12 @@ def deploy(
         raise InvalidArgument("--remote-only and --local-only exclude each other")
     environment, variables = _environment(env)
     toml, section, order_app = _config(directory, app, config, environment, lenient=lenient, app_name=app_name)
-    toml = _with_flags(toml, variables, primary_region, strategy)
+    toml = with_flags(toml, variables, primary_region, strategy)
     options = Options(
         strategy=strategy or toml.deploy.strategy,
         max_unavailable=toml.deploy.max_unavailable if max_unavailable is None else _above_zero(max_unavailable),
-        wait_timeout_s=_seconds(wait_timeout, "--wait-timeout", toml.deploy.wait_timeout.seconds),
-        release_command_timeout_s=_seconds(
+        wait_timeout_s=seconds(wait_timeout, "--wait-timeout", toml.deploy.wait_timeout.seconds),
+        release_command_timeout_s=seconds(
             release_command_timeout, "--release-command-timeout", toml.deploy.release_command_timeout.seconds
         ),
         lease_ttl_s=_lease_ttl(lease_timeout),
@@ -204,6 +204,44 @@ def carry_out(order: Order) -> Outcome:
                 shown.say(line)
             outcome: Outcome = await deployment.deploy(client, order, found, shown)
             return outcome
+
+    return run(work)
+
+
+def restart(app: str, *, description: str, min_secrets_version: int = 0) -> list[str]:
+    """Start an app's Machines anew as a release of its own, with the config that they have.
+
+    Returns the ids of those that Launch does not manage, which are left alone.
+    """
+    from caddisfly.launch.config import AppConfig
+    from caddisfly.launch.deploy import deployment, past, progress
+    from caddisfly.launch.deploy.deployment import Order
+    from caddisfly.launch.deploy.options import Options
+
+    async def work(client: AsyncClient) -> list[str]:
+        now = await past.current(client, app)
+        config = now.config if now else AppConfig(app=app)
+        strategy = "rolling" if config.deploy.strategy in ("canary", "bluegreen") else config.deploy.strategy
+        order = Order(
+            app=app,
+            config=config,
+            description=description,
+            by=f"caddis: {description}",
+            version=caddisfly.__version__,
+            options=Options(
+                strategy=strategy,
+                max_unavailable=config.deploy.max_unavailable,
+                wait_timeout_s=config.deploy.wait_timeout.seconds,
+                restart_only=True,
+                min_secrets_version=min_secrets_version,
+            ),
+        )
+        found = await deployment.look(client, order)
+        if found.plan.updates:
+            with progress.choose(sys.stderr) as shown:
+                outcome = await deployment.deploy(client, order, found, shown)
+            show.note(f"Release v{outcome.version} of {app} is complete")
+        return list(found.plan.skipped)
 
     return run(work)
 
@@ -325,7 +363,7 @@ def _config(
     return toml, section, name
 
 
-def _with_flags(toml: AppConfig, variables: dict[str, str], primary_region: str, strategy: str) -> AppConfig:
+def with_flags(toml: AppConfig, variables: dict[str, str], primary_region: str, strategy: str) -> AppConfig:
     """What flags change in it, also in what is kept with the release; `-e` is not kept, as on Fly."""
     from caddisfly.launch.config.deploy import STRATEGIES
 
@@ -366,24 +404,24 @@ def _guest(size: str, memory: str, cpus: int, kind: str) -> dict[str, Any]:
     return dict(wish.config()["guest"])
 
 
-def _seconds(given: str, flag: str, otherwise: float) -> float:
+def seconds(given: str, flag: str, otherwise: float) -> float:
     from caddisfly.model.duration import Duration
 
     if not given:
         return otherwise
     if given == "none":
         return math.inf
-    seconds = float(given) if given.isdecimal() else Duration.parse(given, field=flag).seconds
-    if seconds <= 0:
+    found = float(given) if given.isdecimal() else Duration.parse(given, field=flag).seconds
+    if found <= 0:
         raise InvalidArgument(f"{flag} must be above 0", next=f"{flag} 5m")
-    return seconds
+    return found
 
 
 def _lease_ttl(given: str) -> int:
-    seconds = _seconds(given, "--lease-timeout", 13.0)
-    if not 5 <= seconds <= 3600:
+    ttl_s = seconds(given, "--lease-timeout", 13.0)
+    if not 5 <= ttl_s <= 3600:
         raise InvalidArgument("--lease-timeout must be from 5s to 1h", next="--lease-timeout 13s")
-    return int(seconds)
+    return int(ttl_s)
 
 
 def _above_zero(value: float) -> float:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from caddisfly.cli import deploy as launching
 from caddisfly.cli import show, target
 from caddisfly.cli.group import group
 from caddisfly.cli.machine_update import followed
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 _LEASE_S = 120
 
+AllMachines = Annotated[
+    bool, typer.Option("--all-machines", help="Also those that Launch did not make, where there are both.")
+]
 Stage = Annotated[bool, typer.Option("--stage", help="Only keep them: Machines get them with the next update.")]
 
 
@@ -53,6 +57,7 @@ def set_(
     values: Annotated[list[str], typer.Argument(metavar="NAME=VALUE...", help="- as the value reads standard input.")],
     app: App = "",
     stage: Stage = False,
+    all_machines: AllMachines = False,
 ) -> None:
     """Set secrets, and give them to the Machines, one after the other."""
     changes: dict[str, str | None] = {}
@@ -62,31 +67,32 @@ def set_(
             # The entry itself is not shown: it may be a value whose name was forgotten.
             raise InvalidArgument(f"argument {number} is not NAME=VALUE", next="caddis secrets set NAME=VALUE")
         changes[name] = sys.stdin.read().removesuffix("\n") if value == "-" else value
-    _change(app, changes, stage=stage)
+    _change(app, changes, stage=stage, everywhere=all_machines)
 
 
 def unset(
     names: Annotated[list[str], typer.Argument(metavar="NAME...")],
     app: App = "",
     stage: Stage = False,
+    all_machines: AllMachines = False,
 ) -> None:
     """Remove secrets, from the Machines too."""
-    _change(app, dict.fromkeys(names), stage=stage)
+    _change(app, dict.fromkeys(names), stage=stage, everywhere=all_machines)
 
 
-def import_(app: App = "", stage: Stage = False) -> None:
+def import_(app: App = "", stage: Stage = False, all_machines: AllMachines = False) -> None:
     """Set secrets from lines of NAME=VALUE on standard input. A value of several lines stands in triple quotes."""
     changes = parse(sys.stdin.read())
     if not changes:
         raise InvalidArgument("nothing to import", why="standard input has no line NAME=VALUE")
-    _change(app, dict(changes), stage=stage)
+    _change(app, dict(changes), stage=stage, everywhere=all_machines)
 
 
-def deploy(app: App = "") -> None:
+def deploy(app: App = "", all_machines: AllMachines = False) -> None:
     """Give the newest secrets to all Machines, one after the other."""
     name = target.app_name(app)
     with target.client() as client:
-        _deploy(client, name, client.secrets.change(name, {}))
+        _deploy(client, name, client.secrets.change(name, {}), everywhere=all_machines)
 
 
 def parse(text: str) -> dict[str, str]:
@@ -124,7 +130,7 @@ def _until(quotes: str, value: str, lines: Iterator[tuple[int, str]], number: in
     return "\n".join(rest)
 
 
-def _change(app: str, changes: dict[str, str | None], *, stage: bool) -> None:
+def _change(app: str, changes: dict[str, str | None], *, stage: bool, everywhere: bool) -> None:
     name = target.app_name(app)
     with target.client() as client:
         version = client.secrets.change(name, changes)
@@ -132,22 +138,30 @@ def _change(app: str, changes: dict[str, str | None], *, stage: bool) -> None:
         if stage:
             show.note(f"Machines get them with their next update, or by: caddis secrets deploy -a {name}")
         else:
-            _deploy(client, name, version)
+            _deploy(client, name, version, everywhere=everywhere)
 
 
-def _deploy(client: Client, app: str, version: int) -> None:
-    for machine in client.machines.list(app):
-        with client.machines.lease(app, machine["id"], ttl_s=_LEASE_S, description="caddis secrets") as nonce:
-            after = _updated(client, app, machine["id"], version, nonce)
-        followed(client, app, machine, after, skip_start=False)
-        show.line(f"{machine['id']} has the secrets of version {version}")
+def _deploy(client: Client, app: str, version: int, *, everywhere: bool) -> None:
+    """Machines of Launch as a release; others, one after the other, if there are only such or they are asked for."""
+    from caddisfly.launch.config.running import managed
+
+    launched = managed(client.machines.list(app))
+    others = launching.restart(app, description="Set secrets", min_secrets_version=version)
+    if launched and others and not everywhere:
+        show.note(f"{', '.join(others)} keep the secrets that they have: Launch did not make them (--all-machines)")
+        return
+    for id in others:
+        with client.machines.lease(app, id, ttl_s=_LEASE_S, description="caddis secrets") as nonce:
+            before = client.machines.get(app, id)
+            after = _updated(client, app, before, version, nonce)
+        followed(client, app, before, after, skip_start=False)
+        show.line(f"{id} has the secrets of version {version}")
 
 
-def _updated(client: Client, app: str, id: str, version: int, nonce: str) -> Json:
-    now = client.machines.get(app, id)
+def _updated(client: Client, app: str, now: Json, version: int, nonce: str) -> Json:
     return client.machines.update(
         app,
-        id,
+        now["id"],
         now["config"],
         current_version=str(now.get("instance_id", "")),
         skip_service_registration=bool(now.get("cordoned")),

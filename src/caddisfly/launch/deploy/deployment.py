@@ -111,6 +111,7 @@ async def deploy(client: AsyncClient, order: Order, found: Situation, shown: Pro
         strategy=todo.strategy,
         definition=order.config.definition,
         description=order.description,
+        ttl_s=order.options.lease_ttl_s,
         lost=lost,
     ) as release:
         try:

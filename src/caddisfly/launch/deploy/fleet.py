@@ -24,14 +24,14 @@ Wire = dict[str, Any]
 
 @dataclass(slots=True)
 class Pin:
-    """An image, by digest as soon as it is known."""
+    """An image, by digest as soon as it is known. Empty: each Machine keeps its own."""
 
     reference: str
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def known(self) -> bool:
-        return "@" in self.reference
+        return not self.reference or "@" in self.reference
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[str]:
@@ -127,6 +127,7 @@ class Fleet:
                 self._labelled(config, image),
                 current_version=str(now.get("instance_id", "")),
                 skip_service_registration=bool(now.get("cordoned")) if cordoned is None else cordoned,
+                min_secrets_version=self.options.min_secrets_version,
                 nonce=self.leases.nonce(id),
             )
             self.image.learn(after)
@@ -176,7 +177,7 @@ class Fleet:
 
     def _labelled(self, config: Wire, image: str) -> Wire:
         labelled = {**config, "metadata": {**(config.get("metadata") or {}), **self._labels}}
-        return containers.with_image(labelled, self._container, image)
+        return containers.with_image(labelled, self._container, image) if image else labelled
 
 
 def _newest(machine: Mapping[str, Any]) -> str:

@@ -81,11 +81,11 @@ def judge(machine: Wire, expected: Expectation, *, up_s: float = 0.0, hopeless: 
     exits = [_exit(event) for event in fresh if event.get("type") == "exit"]
     exits = [one for one in exits if not one.get("requested_stop")]
     state = str(machine.get("state", ""))
+    if state == "failed" and (not exits or exits[0].get("error")):
+        return Failed("it could not be started", _reason(exits[0]) if exits else "no reason was given")
     for one in exits:
         if reason := _reason(one):
             return Failed("the app appears to be crashing", reason)
-    if state == "failed":
-        return Failed("it could not be started", _reason(exits[0]) if exits else "no reason was given")
     if len(exits) > 1:
         return Failed("the app keeps ending", f"{len(exits)} times with exit code 0, and is started again each time")
     if state in ("stopped", "destroyed") and exits:

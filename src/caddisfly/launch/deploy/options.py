@@ -56,6 +56,9 @@ class Options:
     smoke_checks: bool = True
     detach: bool = False
     update_only: bool = False
+    restart_only: bool = False
+    """Machines keep their config and image, and are started anew: for what is read at a start, such as secrets."""
+    min_secrets_version: int = 0
     skip_release_command: bool = False
     rollback: bool = True
     """Whether a deploy that fails puts everything back."""

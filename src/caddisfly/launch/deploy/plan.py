@@ -150,7 +150,8 @@ def plan(
 
     Raises `FailedPrecondition` or `InvalidArgument` for what cannot work.
     """
-    _refuse_volumes(config)
+    if not options.restart_only:
+        _refuse_volumes(config)
     _check_groups(config, options)
     memory = remembered or {}
     every = managed(machines)
@@ -161,10 +162,14 @@ def plan(
     for machine in sorted(present, key=lambda one: str(one["id"])):
         by_group.setdefault(metadata(machine).get(GROUP_KEY) or config.groups.default, []).append(machine)
     made = _Groups(config, options, by_group, present)
-    names = tuple(name for name in config.groups.names if options.selection.group(name))
+    known = tuple(sorted(by_group)) if options.restart_only else config.groups.names
+    names = tuple(name for name in known if options.selection.group(name))
     for name in names:
-        made.settle(name, memory.get(name, Remembered()))
-    for name in sorted(set(by_group) - set(config.groups.names)):
+        if options.restart_only:
+            made.keep(name)
+        else:
+            made.settle(name, memory.get(name, Remembered()))
+    for name in sorted(set(by_group) - set(known)):
         if options.selection.group(name):
             made.drop(name)
     if options.selection.narrows:
@@ -179,7 +184,7 @@ def plan(
         updates=_probed(made.updates),
         creations=() if options.update_only else tuple(made.creations),
         removals=(*leftovers, *made.removals),
-        release_command=() if options.skip_release_command else config.deploy.release_command,
+        release_command=() if options.skip_release_command or options.restart_only else config.deploy.release_command,
         choices=tuple(made.choices),
         warnings=tuple(_warnings(config)),
         skipped=_unmanaged(machines),
@@ -219,6 +224,12 @@ class _Groups:
             if machine in extra or not self._options.selection.machine(machine):
                 continue
             self.updates.append(Update(machine=machine, group=name, config=self._config_for(name, machine)))
+
+    def keep(self, name: str) -> None:
+        """Its Machines as they are, started anew."""
+        for machine in self._by_group[name]:
+            if self._options.selection.machine(machine):
+                self.updates.append(Update(machine=machine, group=name, config=_known(machine)))
 
     def drop(self, name: str) -> None:
         """A group that the file no longer has."""
@@ -301,17 +312,22 @@ class _Groups:
         return config
 
     def _config_for(self, name: str, machine: Machine) -> Wire:
-        if machine.get("host_status") in UNKNOWN or not machine.get("config"):
-            raise FailedPrecondition(
-                f"the host of Machine {machine['id']} does not answer",
-                why="what it runs is not known, and it would stay on the old version",
-                next=f"wait for the host, or leave it out: --exclude-machines {machine['id']}",
-            )
-        config = machine_config(self._config, name, existing=machine["config"])
+        config = machine_config(self._config, name, existing=_known(machine))
         if config.get("standbys") and self._config.services_of(name):
             del config["standbys"]
             config["env"].pop(STANDBY_ENV, None)
         return config
+
+
+def _known(machine: Machine) -> Wire:
+    """Its config. Raises `FailedPrecondition` when that is not known for sure."""
+    if machine.get("host_status") in UNKNOWN or not machine.get("config"):
+        raise FailedPrecondition(
+            f"the host of Machine {machine['id']} does not answer",
+            why="what it runs is not known, and it would stay on the old version",
+            next=f"wait for the host, or leave it out: --exclude-machines {machine['id']}",
+        )
+    return dict(machine["config"])
 
 
 def _least_needed(machines: list[Machine]) -> list[Machine]:

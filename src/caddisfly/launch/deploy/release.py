@@ -24,8 +24,6 @@ from caddisfly.model.errors import Aborted
 
 log = logging.getLogger(__name__)
 
-_TTL_S = 30
-_BEAT_S = 8.0
 _TRIES = 3
 COMPLETE, FAILED, INTERRUPTED, RUNNING = "complete", "failed", "interrupted", "running"
 
@@ -41,6 +39,8 @@ class Release:
     id: str
     version: int
     nonce: str = ""
+    ttl_s: int = 0
+    """After which it counts as interrupted, when it is not refreshed."""
     progress: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -52,7 +52,7 @@ class Release:
         self.progress.update(progress)
         if self.kept:
             await self.client.releases.update(
-                self.app, self.version, self.nonce, status=RUNNING, progress=self.progress, ttl_s=_TTL_S
+                self.app, self.version, self.nonce, status=RUNNING, progress=self.progress, ttl_s=self.ttl_s
             )
 
     async def end(self, status: str, error: str = "") -> str:
@@ -74,9 +74,9 @@ class Release:
 
     async def _beat(self, lost: asyncio.Future[str]) -> None:
         while True:
-            await asyncio.sleep(_BEAT_S)
+            await asyncio.sleep(max(1.0, (self.ttl_s - 1) / 3))
             try:
-                await self.client.releases.update(self.app, self.version, self.nonce, ttl_s=_TTL_S)
+                await self.client.releases.update(self.app, self.version, self.nonce, ttl_s=self.ttl_s)
             except RetryableError as error:
                 log.debug("deploy.release_beat", extra={"reason": error.text})
             except ConflictError as error:
@@ -125,6 +125,7 @@ async def begun(
     strategy: str,
     definition: Wire,
     description: str,
+    ttl_s: int,
     lost: asyncio.Future[str],
 ) -> AsyncIterator[Release]:
     """A new release, kept alive while the block runs; ending it is the block's. `lost` gets why it was taken away.
@@ -139,7 +140,7 @@ async def begun(
             strategy=strategy.upper(),
             definition=dict(definition),
             description=description,
-            ttl_s=_TTL_S,
+            ttl_s=ttl_s,
             idempotency_key=id,
         )
     except LeaseHeldError as held:
@@ -151,7 +152,7 @@ async def begun(
     except NotFoundError:
         yield Release(client, app, id, _next_version(machines))
         return
-    release = Release(client, app, str(made["id"]), int(made["version"]), str(made["nonce"]))
+    release = Release(client, app, str(made["id"]), int(made["version"]), str(made["nonce"]), ttl_s)
     beating = asyncio.create_task(release._beat(lost), name="deploy-release")
     try:
         yield release

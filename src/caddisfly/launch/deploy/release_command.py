@@ -48,8 +48,8 @@ async def run(fleet: Fleet, plan: Plan, release: Release, machines: Sequence[Mac
     code = int(exit.get("exit_code") or 0)
     if code or exit.get("oom_killed") or exit.get("error"):
         raise await _failure(fleet, id, exit, code)
-    fleet.shown.machine(id, "release command", "ended with exit code 0", "done")
     await release.note(release_command={"machine": id, "ended": True})
+    fleet.shown.machine(id, "release command", "ended with exit code 0", "done")
 
 
 async def _there(fleet: Fleet, id: str) -> Mapping[str, Any] | None:

@@ -16,6 +16,7 @@ from caddisfly.launch.deploy.plan import WARM
 from caddisfly.model.errors import Problem
 
 _SETTLE_S = 300.0
+_UPDATING = ("replacing", "updating")
 
 
 async def undo(fleet: Fleet) -> list[str]:
@@ -54,6 +55,9 @@ async def _put_back(fleet: Fleet, before: Before, room: asyncio.Semaphore) -> st
 async def _restore(fleet: Fleet, before: Before) -> None:
     machines, nonce = fleet.client.machines, fleet.leases.nonce(before.id)
     now = await fleet.get(before.id)
+    if now["state"] in _UPDATING:  # nothing takes over from an update: it has to end first
+        await machines.wait(fleet.app, before.id, "settled", timeout_s=_SETTLE_S)
+        now = await fleet.get(before.id)
     if now["instance_id"] == before.version:  # the update had not reached it, or was undone by its host
         return
     after = await machines.update(
