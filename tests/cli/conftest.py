@@ -32,6 +32,13 @@ class Outcome:
         return json.loads(self.out)
 
 
+class Typed(io.StringIO):
+    """Standard input at which somebody sits."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.fixture
 def caddis(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
     """`caddis("machine", "list")`: through the program's own door for errors, logged in, in an empty directory."""
@@ -50,10 +57,10 @@ def caddis(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
     monkeypatch.setenv("CADDIS_API_TOKEN", "secret")
     monkeypatch.chdir(tmp_path)
 
-    def run(*words: str, stdin: str = "") -> Outcome:
+    def run(*words: str, stdin: str = "", terminal: bool = False) -> Outcome:
         out, err = io.StringIO(), io.StringIO()
         monkeypatch.setattr(sys, "argv", ["caddis", *words])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        monkeypatch.setattr(sys, "stdin", Typed(stdin) if terminal else io.StringIO(stdin))
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             program = app.build()
             commands.register(program)

@@ -20,9 +20,11 @@ def build() -> typer.Typer:
         build,
         checks,
         config,
+        console,
         deploy,
         detect,
         image,
+        launch,
         logs,
         machine,
         opening,
@@ -30,6 +32,7 @@ def build() -> typer.Typer:
         rollback,
         scale,
         secrets,
+        ssh,
         tokens,
     )
 
@@ -44,10 +47,13 @@ def build() -> typer.Typer:
     program.add_typer(config.build(), name="config")
     program.command("logs")(logs.logs)
     program.command("detect")(detect.detect)
+    program.command("launch")(launch.launch)
     program.add_typer(checks.build(), name="checks")
     program.add_typer(image.build(), name="image")
     program.command("open")(opening.open_)
     program.command("releases")(releases.releases)
+    program.add_typer(ssh.build(), name="ssh")
+    program.command("console")(console.console)
     program.add_typer(scale.build(), name="scale")
     program.add_typer(auth.build(), name="auth")
     program.add_typer(secrets.build(), name="secrets")
