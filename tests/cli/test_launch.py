@@ -158,7 +158,12 @@ def test_an_image_needs_no_source_and_port_0_no_service(caddis: Caddis, tmp_path
 
 
 def test_a_dockerfile_elsewhere_and_its_ignore_file(caddis: Caddis, tmp_path: Path) -> None:
-    project(tmp_path / "shop", {"docker/web": "FROM alpine\nEXPOSE 7000\n", ".gitignore": "secret.txt\n", "a.py": ""})
+    files = {
+        "docker/web": "FROM alpine\nEXPOSE 7000\n",
+        ".gitignore": "secret.txt\n",
+        "web/.gitignore": "/out\n*.map\n",
+    }
+    project(tmp_path / "shop", files)
     done = caddis(
         "launch", "shop", "--no-deploy", "--dockerfile", "shop/docker/web", "--dockerignore-from-gitignore", "--json"
     )
@@ -167,7 +172,8 @@ def test_a_dockerfile_elsewhere_and_its_ignore_file(caddis: Caddis, tmp_path: Pa
     written = json.loads((tmp_path / "shop" / "fly.json").read_text())
     assert written["build"] == {"dockerfile": "docker/web"}
     assert written["http_service"]["internal_port"] == 7000
-    assert "**/secret.txt" in (tmp_path / "shop" / ".dockerignore").read_text().splitlines()
+    ignored = (tmp_path / "shop" / ".dockerignore").read_text().splitlines()
+    assert {"**/secret.txt", "web/out", "web/**/*.map"} < set(ignored)
 
 
 KEPT = """\
