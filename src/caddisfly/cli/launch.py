@@ -252,6 +252,8 @@ def _carried_out(
     from caddisfly.launch.plan import apps, secrets, workflow
 
     client, unfinished = draft.client, draft.unfinished
+    if unfinished.name and unfinished.name != plan.name.value:
+        show.note(f"An earlier launch of this folder was to make app {unfinished.name}, which it leaves to you")
     if apps.own(client, plan, unfinished) is None:
         plan, unfinished = apps.create(client, plan, unfinished)
         show.line(f"New app {plan.name.value}")
