@@ -85,6 +85,7 @@ def launch(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask: the answer is yes.")] = False,
     lenient: Lenient = False,
+    remote_only: Annotated[bool, typer.Option(hidden=True, help="Build on the platform, as is the default.")] = False,
     no_db: Annotated[bool, _UNUSED] = False,
     no_redis: Annotated[bool, _UNUSED] = False,
     no_object_storage: Annotated[bool, _UNUSED] = False,
@@ -98,6 +99,8 @@ def launch(
 
     consent = Consent(yes or now)
     given = secrets.said(secret or (), "--secret", next="--secret NAME=VALUE")
+    if remote_only and local_only:
+        raise InvalidArgument("--remote-only and --local-only exclude each other")
     if into and not from_:
         raise InvalidArgument("--into says where --from clones, and there is no --from", next="add --from URL")
     if from_:
