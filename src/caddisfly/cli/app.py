@@ -20,6 +20,7 @@ def build() -> typer.Typer:
         build,
         checks,
         config,
+        console,
         deploy,
         detect,
         image,
@@ -31,6 +32,7 @@ def build() -> typer.Typer:
         rollback,
         scale,
         secrets,
+        ssh,
         tokens,
     )
 
@@ -50,6 +52,8 @@ def build() -> typer.Typer:
     program.add_typer(image.build(), name="image")
     program.command("open")(opening.open_)
     program.command("releases")(releases.releases)
+    program.add_typer(ssh.build(), name="ssh")
+    program.command("console")(console.console)
     program.add_typer(scale.build(), name="scale")
     program.add_typer(auth.build(), name="auth")
     program.add_typer(secrets.build(), name="secrets")

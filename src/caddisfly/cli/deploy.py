@@ -119,6 +119,9 @@ def deploy(
     max_concurrent: MaxConcurrent = 8,
     update_only: Annotated[bool, typer.Option("--update-only", help="Make no Machines for new groups.")] = False,
     skip_release_command: Annotated[bool, typer.Option("--skip-release-command")] = False,
+    seed: Annotated[
+        bool, typer.Option("--seed", hidden=True, help="Run seed_command too, as launch does the first time.")
+    ] = False,
     primary_region: Annotated[str, typer.Option("--primary-region", help="Instead of the file's.")] = "",
     process_groups: Annotated[str, typer.Option("--process-groups", help="Only these, separated by commas.")] = "",
     only_regions: Annotated[str, typer.Option("--only-regions", "--regions", help="Only Machines there.")] = "",
@@ -157,6 +160,7 @@ def deploy(
         detach=detach,
         update_only=update_only,
         skip_release_command=skip_release_command,
+        seed=seed,
         rollback=rollback,
         signal=signal_,
         guest=_guest(vm_size, vm_memory, vm_cpus, vm_cpu_kind),

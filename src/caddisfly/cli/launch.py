@@ -161,11 +161,8 @@ def launch(
         ha=ha,
         wait_timeout=wait_timeout,
         yes=True,
+        seed=True,
     )
-    with target.client() as client:
-        app = client.apps.get(plan.name.value)
-    if app.get("url") and plan.config().http_service:
-        show.line(f"It is at {app['url']}")
 
 
 def _agreed(draft: Draft, wishes: Wishes, consent: Consent) -> Plan:

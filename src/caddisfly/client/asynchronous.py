@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
@@ -21,6 +21,9 @@ from caddisfly.client.releases import AsyncReleases, AsyncScale
 from caddisfly.client.secrets import AsyncSecrets
 from caddisfly.client.transport import Target, understand, unreached
 
+if TYPE_CHECKING:
+    from caddisfly.client.attach import AsyncAttachment
+
 _POLL_S = 0.25
 
 
@@ -28,8 +31,8 @@ class AsyncClient:
     """`base_url` is the root of the API: a Caddisfly's, or https://api.machines.dev. Close it, or use `async with`."""
 
     def __init__(self, base_url: str, *, token: str = "", retries: int = 4) -> None:
-        self._target = Target(base_url=base_url, token=token, retries=retries)
-        self._http = httpx.AsyncClient(headers=self._target.headers(), trust_env=False)
+        self.target = Target(base_url=base_url, token=token, retries=retries)
+        self._http = httpx.AsyncClient(headers=self.target.headers(), trust_env=False)
         self.apps = Apps(self)
         self.machines = Machines(self)
         self.logs = Logs(self)
@@ -97,16 +100,16 @@ class AsyncClient:
             try:
                 return await self._once(call)
             except ApiError as error:
-                pause_s = self._target.pause(call, error, attempt)
+                pause_s = self.target.pause(call, error, attempt)
                 if pause_s is None:
                     raise
             await asyncio.sleep(pause_s)
 
     async def _once(self, call: Call) -> Any:
         try:
-            response = await self._http.request(**self._target.arguments(call))
+            response = await self._http.request(**self.target.arguments(call))
         except httpx.TransportError as error:
-            raise unreached(call, error, self._target.base_url) from error
+            raise unreached(call, error, self.target.base_url) from error
         return understand(call, response)
 
 
@@ -298,6 +301,30 @@ class Machines:
                 calls.execute(app, id, command, stdin=stdin, timeout_s=timeout_s, container=container)
             )
         )
+
+    async def attach(
+        self,
+        app: str,
+        id: str,
+        command: Sequence[str] = (),
+        *,
+        window: tuple[int, int] | None = None,
+        term: str = "",
+        user: str = "",
+        container: str = "",
+        stop_after: bool = False,
+    ) -> AsyncAttachment:
+        """Run a command with its streams open, in a terminal of `window` (columns, rows) or without one.
+
+        Without a command it is a shell. `term` is what the terminal can do, as `TERM`; `user` one of the image's own.
+        Returns once it runs. With `stop_after` the Machine is stopped when this is over, however it ends. Not on Fly.
+        """
+        from caddisfly.client.attach import AsyncAttachment  # what it imports, few need
+
+        call = calls.attach(
+            app, id, command, window=window, term=term, user=user, container=container, stop_after=stop_after
+        )
+        return await AsyncAttachment.open(self._client.target, call)
 
     async def events(self, app: str, id: str, *, limit: int = 20) -> Any:
         """Newest first."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 Json = dict[str, Any]
 
@@ -184,6 +184,25 @@ def wait(app: str, id: str, *, states: Sequence[str], timeout_s: int, version: s
 def execute(app: str, id: str, command: Sequence[str], *, stdin: str, timeout_s: int, container: str) -> Call:
     body = {"command": list(command), "timeout": timeout_s, **_given({"stdin": stdin, "container": container})}
     return Call(method="POST", path=_machine(app, id, "exec"), body=body, answer_s=timeout_s + 15)
+
+
+def attach(
+    app: str,
+    id: str,
+    command: Sequence[str],
+    *,
+    window: tuple[int, int] | None,
+    term: str,
+    user: str,
+    container: str,
+    stop_after: bool,
+) -> Call:
+    """Of a WebSocket. Words of the command are repeated, which `query` has no way to say."""
+    columns, rows = window or (0, 0)
+    size = {"tty": "1", "cols": str(columns), "rows": str(rows), **_given({"term": term})} if window else {}
+    pairs = [*(("command", word) for word in command), *size.items()]
+    pairs += [*_given({"user": user, "container": container}).items(), *_flags(stop_after=stop_after).items()]
+    return Call(method="GET", path=f"{_machine(app, id, 'exec')}/stream?{urlencode(pairs)}")
 
 
 def events(app: str, id: str, limit: int) -> Call:

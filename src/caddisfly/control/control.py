@@ -32,6 +32,7 @@ from caddisfly.control.records.scales import Scales
 from caddisfly.control.records.secrets import Secrets
 from caddisfly.control.repositories import Repositories
 from caddisfly.control.secrets import Safe
+from caddisfly.control.sessions import Sessions
 from caddisfly.control.settings import ControlSettings
 from caddisfly.control.standbys import Standbys
 from caddisfly.model.errors import Problem, Unavailable
@@ -74,6 +75,7 @@ class Control:
         self.publication = AppPublication(self.bus, self.apps, every_s=settings.apps_reload_s)
         self.deletion = Deletion(bus=self.bus, apps=self.apps, machines=self.machines, publication=self.publication)
         self.logs = Logs(self.bus, self.machines, hold_s=settings.log_hold_s)
+        self.sessions = Sessions(self.bus, self.machines)
         passes = Passes(settings.bus_token.get_secret_value())
         self.builds = Builds(self.machines, self.hosts, passes)
         self.repositories = Repositories(

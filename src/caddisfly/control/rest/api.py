@@ -12,6 +12,7 @@ from caddisfly import __version__
 from caddisfly.control.control import Control
 from caddisfly.control.rest import (
     apps,
+    attach,
     builds,
     deploy_tokens,
     failures,
@@ -62,6 +63,7 @@ def routes(control: Control, *, lifespan: Any = None) -> FastAPI:
         machines,
         images,
         machine_actions,
+        attach,
         machine_records,
         machine_memory,
         leases,

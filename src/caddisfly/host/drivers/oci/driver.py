@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from caddisfly.host.drivers.driver import (
+    Attach,
     Bind,
     Command,
     CommandResult,
@@ -29,9 +30,10 @@ from caddisfly.host.drivers.driver import (
     Limits,
     Running,
     Sandbox,
+    Session,
     Stats,
 )
-from caddisfly.host.drivers.oci import command
+from caddisfly.host.drivers.oci import command, entry, session
 from caddisfly.host.drivers.oci.bundle import specification
 from caddisfly.host.drivers.oci.cgroups import ControlGroups, layout
 from caddisfly.host.drivers.oci.conmon import Shim
@@ -80,6 +82,7 @@ class OciDriver:
             found = await driver.fingerprint()
             if found.works:
                 log.info("driver.chosen", extra={"runtime": name, "version": found.version, "cgroups": groups.layout})
+                await driver._end_leftovers()
                 return driver
             reasons.append(f"{name}: {found.reason}")
         raise FailedPrecondition("no OCI runtime works on this host", why="; ".join(reasons), next="caddis doctor")
@@ -209,14 +212,29 @@ class OciDriver:
         return Exit(exit_code=code, signal=number, oom_killed=oom, at_ms=at_ms)
 
     async def execute(self, id: str, wanted: Command) -> CommandResult:
+        directory, joins = self._way_into(id)
+        return await command.execute(self._runtime, id, wanted, directory=directory, groups=joins)
+
+    async def attach(self, id: str, wanted: Attach) -> Session:
+        directory, joins = self._way_into(id)
+        return await session.attach(
+            self._runtime, id, wanted, directory=directory, groups=joins, timeout_s=self._timeout_s
+        )
+
+    def _way_into(self, id: str) -> tuple[Path, tuple[Path, ...]]:
+        """Where the files of a command go, and the control groups that it is to be started in."""
         shim = self._shim(id)
         if shim.own_pid() is None or shim.exit_code() is not None:
             raise FailedPrecondition("machine not running")
-        joins = () if self._runtime.makes_groups else self._own_groups(id)
-        return await command.execute(self._runtime, id, wanted, directory=shim.directory, groups=joins)
+        if self._runtime.makes_groups:
+            return shim.directory, ()
+        return shim.directory, tuple(group for group in self._groups.directories(id) if group.is_dir())
 
-    def _own_groups(self, id: str) -> tuple[Path, ...]:
-        return tuple(group for group in self._groups.directories(id) if group.is_dir())
+    async def _end_leftovers(self) -> None:
+        """Commands that an agent before this one began: nobody reads what they print."""
+        for directory in self._sandboxes.iterdir():
+            for left in entry.leftovers(self._runtime, directory):
+                await entry.end_leftover(left, self._groups.processes(directory.name))
 
     async def stats(self, id: str) -> Stats:
         return self._groups.stats(id)
