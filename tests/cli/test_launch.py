@@ -124,14 +124,16 @@ grace_period = "1s"
 path = "/"
 [deploy]
 release_command = "migrate"
+seed_command = "seed"
 """
 
 
 def test_a_launch_ends_with_a_deploy_and_may_be_repeated(caddis: Caddis, caddis_dev: CaddisDev, tmp_path: Path) -> None:
     project(tmp_path / "shop", {"fly.toml": CHECKED})
-    for _ in range(2):
+    for seeds in (True, False):
         done = caddis("launch", "shop", "--yes", "--ha=false", "--secret", "KEY=1")
         assert done.code == 0, done.err
+        assert ("run the seed command, this once: seed" in done.err) == seeds
         assert [one["state"] for one in caddis_dev.client.machines.list("store")] == ["started"]
     assert "Release v2 of store is complete: " in done.out
 

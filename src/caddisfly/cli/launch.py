@@ -141,6 +141,7 @@ def launch(
         plan = _agreed(draft, wishes, consent)
         changes = _changes(plan, consent, ignore=dockerignore_from_gitignore, workflow=not no_github_workflow)
         plan, there = _carried_out(draft, plan, changes, given)
+        first = not client.machines.list(plan.name.value)
     obstacles = _outlook(plan, there, now=now)
     if no_deploy:
         show.note(f"Next: caddis deploy{_flags(plan)}")
@@ -161,7 +162,7 @@ def launch(
         ha=ha,
         wait_timeout=wait_timeout,
         yes=True,
-        seed=True,
+        seed=first,
     )
 
 
