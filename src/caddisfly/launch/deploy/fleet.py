@@ -142,21 +142,35 @@ class Fleet:
         launch: bool = True,
         cordoned: bool = False,
     ) -> Wire:
-        """A Machine that is leased from its first moment."""
+        """A Machine that is leased from its first moment.
+
+        Cancelled in the middle it waits for the answer: who undoes this deploy has to know what was made.
+        """
         async with self.image.use() as image:
-            made = await self.client.machines.create(
-                self.app,
-                self._labelled(config, image),
-                region=region,
-                skip_launch=not launch,
-                skip_service_registration=cordoned,
-                lease_ttl_s=self.options.lease_ttl_s,
+            call = asyncio.create_task(
+                self.client.machines.create(
+                    self.app,
+                    self._labelled(config, image),
+                    region=region,
+                    skip_launch=not launch,
+                    skip_service_registration=cordoned,
+                    lease_ttl_s=self.options.lease_ttl_s,
+                )
             )
+            call.add_done_callback(self._note)
+            try:
+                made = await asyncio.shield(call)
+            except asyncio.CancelledError:
+                await asyncio.wait({call})
+                raise
             self.image.learn(made)
-        id = str(made["id"])
-        self.ledger.made.append(id)
-        self.leases.add(id, str(made.get("nonce", "")))
         return made
+
+    def _note(self, call: asyncio.Task[Wire]) -> None:
+        if not call.cancelled() and call.exception() is None:
+            id = str(call.result()["id"])
+            self.ledger.made.append(id)
+            self.leases.add(id, str(call.result().get("nonce", "")))
 
     async def destroy(self, id: str) -> None:
         """One that is gone already is as good."""
