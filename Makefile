@@ -15,10 +15,18 @@ setup: ## Install what running the platform needs (packages, virtualenv); quick 
 demo: ## Start the platform, run an example app and ask it for a page
 	@scripts/demo
 
-test: ## Check the code and run every test
+# Tests that start no agent and touch nothing of the computer: they mostly wait, so they run side by side.
+APART := $(addprefix tests/,bus checks cli client control deploys dev edge journal launch machines_api model operations)
+
+test: ## Check the code and run every test (ARGS="tests/cli -k apps" for some)
 	@scripts/setup --test
 	@$(MAKE) --no-print-directory check
+ifdef ARGS
 	@$(BIN)/pytest $(ARGS)
+else
+	@$(BIN)/pytest -n 4 --dist loadfile $(APART)
+	@$(BIN)/pytest $(addprefix --ignore=,$(APART))
+endif
 
 soak: ## Simulate 10,000 more schedules of a host (ARGS="--seeds 50000:60000" for others), then a bus away for 5 minutes
 	@[ -x $(BIN)/pytest ] || scripts/setup --test

@@ -15,6 +15,7 @@ import pytest
 
 from caddisfly.cli import app
 from caddisfly.pytest_plugin import CaddisDev
+from caddisfly.up import commands
 from tests.client.conftest import Api, api
 
 __all__ = ["api"]
@@ -29,6 +30,13 @@ class Outcome:
     @property
     def json(self) -> Any:
         return json.loads(self.out)
+
+
+class Typed(io.StringIO):
+    """Standard input at which somebody sits."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 @pytest.fixture
@@ -49,12 +57,14 @@ def caddis(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
     monkeypatch.setenv("CADDIS_API_TOKEN", "secret")
     monkeypatch.chdir(tmp_path)
 
-    def run(*words: str, stdin: str = "") -> Outcome:
+    def run(*words: str, stdin: str = "", terminal: bool = False) -> Outcome:
         out, err = io.StringIO(), io.StringIO()
         monkeypatch.setattr(sys, "argv", ["caddis", *words])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        monkeypatch.setattr(sys, "stdin", Typed(stdin) if terminal else io.StringIO(stdin))
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = app.guarded(app.build())
+            program = app.build()
+            commands.register(program)
+            code = app.guarded(program)
         return Outcome(code, out.getvalue(), err.getvalue())
 
     return run

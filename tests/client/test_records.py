@@ -319,6 +319,12 @@ async def test_a_build_log_is_followed_page_by_page(api: Api) -> None:
         assert [line["message"] async for line in client.builds.follow("x", "b")] == ["one"]
 
 
+async def test_a_create_with_a_key_is_tried_again(api: Api, ask: Ask) -> None:
+    api.on("POST", "/v1/apps/x/machines", "drop", (200, {"id": "1"}))
+    assert (await ask("machines.create", "x", {}, idempotency_key="k"))["id"] == "1"
+    assert [sent.headers["idempotency-key"] for sent in api.seen] == ["k", "k"]
+
+
 async def test_releases_of_an_app(api: Api, ask: Ask) -> None:
     api.on("POST", "/v1/apps/x/releases", (201, {"version": 3, "nonce": "n"}))
     api.on("GET", "/v1/apps/x/releases", (200, {"releases": [{"version": 3}]}))
@@ -350,3 +356,9 @@ async def test_counts_of_process_groups(api: Api, ask: Ask) -> None:
     assert await ask("scale.get", "x") == groups
     assert await ask("scale.change", "x", {"web": None}) == {}
     assert api.seen[-1].body == {"groups": {"web": None}}
+
+
+async def test_an_image_is_resolved_for_an_app(api: Api, ask: Ask) -> None:
+    api.on("GET", "/v1/apps/x/image", (200, {"reference": "nginx@sha256:1"}))
+    assert (await ask("apps.resolve_image", "x", "nginx"))["reference"] == "nginx@sha256:1"
+    assert api.seen[-1].query == {"ref": "nginx"}

@@ -488,3 +488,15 @@ def test_memory(programs: Fly) -> None:
     programs.call("POST", f"/{id}/stop")
     programs.wait(id, "stopped")
     assert programs.call("GET", f"/{id}/memory").status_code == 412
+
+
+def test_an_image_is_resolved_to_what_a_machine_runs(fly: Fly) -> None:
+    """Ours. By `reference` another Machine runs the same, also where the image came from a file."""
+    found = fly.http.get(f"/v1/apps/{fly.app}/image", params={"ref": fly.image}).json()
+    assert fly.get(fly.started())["image_ref"]["digest"] == found["digest"]
+    same = fly.call("POST", "", {"config": {**fly.config(), "image": found["reference"]}}).json()
+    fly.wait(same["id"], "started")
+    assert fly.get(same["id"])["image_ref"]["digest"] == found["digest"]
+    missing = fly.http.get(f"/v1/apps/{fly.app}/image", params={"ref": "nowhere.invalid/nope:missing"})
+    assert missing.status_code >= 400
+    assert error(missing)

@@ -17,6 +17,7 @@ from nats.aio.subscription import Subscription
 from caddisfly.bus import contract
 from caddisfly.bus.catalog import HostEntry, Publication
 from caddisfly.bus.connection import Bus
+from caddisfly.bus.line import Line
 from caddisfly.bus.rpc import Dispatcher
 from caddisfly.host.builds.build import Build
 from caddisfly.model import ids, states
@@ -48,6 +49,13 @@ class FakeHost:
         self.answering = asyncio.Event()
         """Cleared, calls are acted upon and not answered."""
         self.answering.set()
+        self.reading = asyncio.Event()
+        """Cleared, an attached command reads nothing."""
+        self.reading.set()
+        self.urgent: list[dict[str, Any]] = []
+        """What attached commands were told beside their input."""
+        self.hung_up: list[str] = []
+        """Why attached commands lost who was attached."""
         self.bids = True
         self.builds: dict[str, Build] = {}
         self.build_lines: list[dict[str, Any]] = []
@@ -66,7 +74,9 @@ class FakeHost:
             (contract.SIGNAL_MACHINE, self.signal),
             (contract.DESTROY_MACHINE, self.destroy),
             (contract.EXEC_MACHINE, self.exec),
+            (contract.ATTACH_MACHINE, self.attach),
             (contract.READ_LOGS, self.read_logs),
+            (contract.RESOLVE_IMAGE, self.resolve),
             (contract.START_BUILD, self.start_build),
             (contract.SHOW_BUILD, self.show_build),
             (contract.LIST_BUILDS, self.list_builds),
@@ -311,6 +321,33 @@ class FakeHost:
         self._running(call.machine_id)
         code = 7 if call.command == ("sh", "-c", "exit 7") else 0
         return contract.ExecReply(exit_code=code, stdout=" ".join(call.command), stderr=call.stdin)
+
+    async def attach(self, call: contract.AttachMachine) -> contract.AttachReply:
+        """A command that prints what it reads, and ends with 7 when there is no more."""
+        self._running(call.machine_id)
+        line = Line(self.bus, name=call.machine_id, urgent=lambda message: self.urgent.append(message))
+        await line.open()
+        line.connect(call.subject)
+        task = asyncio.create_task(self._echo(line))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return contract.AttachReply(subject=line.subject)
+
+    async def _echo(self, line: Line) -> None:
+        try:
+            while data := (await line.receive())[1]:
+                await self.reading.wait()
+                await line.send(contract.STDOUT, data)
+                await line.taken(len(data))
+            await line.send(contract.EXIT, b"7")
+        except Problem as problem:
+            self.hung_up.append(str(problem))
+        finally:
+            await line.close()
+
+    async def resolve(self, request: contract.ResolveImage) -> contract.ImageFound:
+        image = {"registry": "docker.io", "repository": request.name, "tag": "", "digest": "sha256:1", "labels": None}
+        return contract.ImageFound(image=image, reference=f"docker.io/{request.name}@sha256:1")
 
     async def read_logs(self, call: contract.ReadLogs) -> contract.LogLines:
         return contract.LogLines(lines=tuple(self.lines.get(call.machine_id, [])[-call.limit :]))

@@ -31,6 +31,16 @@ def test_a_release_command_runs_before_the_machines_with_its_output_shown(projec
     assert project.deploy("shop:1", "--skip-release-command").err.count("migrated") == 0
 
 
+def test_a_seed_command_runs_with_the_deploy_of_a_launch_and_never_again(project: Project) -> None:
+    project.write(
+        CHECKED + "[deploy]\nrelease_command = \"sh -c 'echo migrated'\"\nseed_command = \"sh -c 'echo sown'\"\n"
+    )
+    done = project.run("launch", "--copy-config", "--yes", "--image", "shop:1", "--ha=false")
+    assert done.code == 0, done.err
+    assert done.err.index("| migrated") < done.err.index("| sown")
+    assert "sown" not in project.deploy("shop:2").err
+
+
 def test_d6_a_version_whose_checks_do_not_pass_is_put_back(project: Project) -> None:
     assert project.deploy("shop:1").code == 0
     before = {one["id"]: one["image_ref"] for one in project.machines()}

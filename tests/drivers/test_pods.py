@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from caddisfly.host.drivers.driver import Command, Ended, Member, Running, Sandbox, Sizable
+from caddisfly.host.drivers.driver import STDOUT, Attach, Command, Ended, Member, Running, Sandbox, Sizable
 from caddisfly.host.drivers.notes import FileNotes
 from caddisfly.host.drivers.pods import Pods
 from caddisfly.model.duration import Duration
@@ -257,6 +257,9 @@ async def test_commands_run_in_the_container_they_name(real: PodBench) -> None:
     assert [await said(name) for name in ("", "a", "b")] == [b"hi\n", b"hi\n", b"from b\n"]
     with pytest.raises(InvalidArgument, match="there are a, b"):
         await said("c")
+    session = await real.pods.attach(pod.id, Attach(argv=("/bin/sh", "-c", "echo $GREETING"), container="b"))
+    assert await session.read() == (STDOUT, b"from b\n")
+    await session.close()
     lone = real.bench.sandbox()
     await real.pods.start(lone)
     with pytest.raises(InvalidArgument, match="no container"):

@@ -82,10 +82,17 @@ async def test_an_app_appears_and_vanishes(platform: Platform) -> None:
 async def test_force_https_answers_without_waking(platform: Platform) -> None:
     await platform.app("web")
     await platform.machine("web", state=states.STOPPED, service={"port": {"force_https": True}})
-    worker = await platform.edge()
+    worker = await platform.edge(force_https=True)
     status, headers, _ = await ask(worker, "web.localhost:8080", path="/deep?er")
     assert (status, headers["location"]) == (301, "https://web.localhost/deep?er")
     assert platform.wakes == []
+
+
+async def test_where_nothing_speaks_https_nobody_is_sent_there(platform: Platform) -> None:
+    await platform.app("web")
+    await platform.machine("web", port=await platform.serve(Echo()), service={"port": {"force_https": True}})
+    worker = await platform.edge()
+    assert (await ask(worker, "web.localhost"))[0] == 200
 
 
 async def test_two_machines_share_and_a_cordoned_one_rests(platform: Platform) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -78,6 +79,13 @@ async def test_an_image_is_taken_in_under_all_names_of_the_registry(
         assert resolved.reference.tag == ("v1" if ":v1" in name else "")
     image = await store.fetch(resolved)
     assert [(image.layer_dirs[0] / "a").read_text(), (image.layer_dirs[1] / "b").read_text()] == ["a", "b"]
+
+
+async def test_many_may_ask_for_a_new_image_at_once(store: ImageStore, served: Served) -> None:
+    for number in range(5):
+        await push(served, IMAGE, f"v{number}")
+        asked = [store.resolve(f"{NAME}:v{number}", organization="org1") for _ in range(16)]
+        assert {image.digest for image in await asyncio.gather(*asked)} == {IMAGE.digest}
 
 
 async def test_nothing_is_copied(store: ImageStore, served: Served) -> None:

@@ -253,6 +253,12 @@ async def test_a_mirror_is_asked_instead(open_store: OpenStore, registry: FakeRe
     assert pulled.resolved.reference.registry == "registry.fly.io"
 
 
+async def test_a_mirror_of_docker_hub_is_named_as_builds_name_it(open_store: OpenStore, registry: FakeRegistry) -> None:
+    registry.push("library/web:1", image())
+    store = await open_store(mirrors={"docker.io": f"http://{registry.host}"})
+    assert (await pull(store, "web:1")).resolved.reference.registry == "registry-1.docker.io"
+
+
 async def test_the_same_layer_is_downloaded_in_parallel_once(store: ImageStore, registry: FakeRegistry) -> None:
     parts = image(megabytes=1)
     reference = registry.push("web:1", parts)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from caddisfly.control.settings import ControlSettings
+from caddisfly.model.errors import Unprocessable
 from tests.conftest import eventually
 from tests.control.api import UNAUTHORIZED, Api, wait
 from tests.control.fake_host import FakeHost
@@ -152,3 +154,49 @@ async def test_a_huge_body_is_413_and_is_not_read(api: Api, fly: httpx.AsyncClie
 
     assert (await fly.post("/v1/apps", content=b" " * size)).status_code == 413
     assert (await fly.post("/v1/apps", content=endless())).status_code == 413
+
+
+async def test_an_app_says_where_people_open_it(settings: ControlSettings) -> None:
+    for template, url in (("http://<app>.localhost:8080", "http://demo.localhost:8080"), ("", "")):
+        api = Api(settings.model_copy(update={"apps_public_url": template}))
+        await api.start()
+        _, token = await api.tenant(f"org{len(url)}")
+        made = await api.client(token).post(
+            "/v1/apps", json={"name": "demo" if url else "other", "org_slug": "personal"}
+        )
+        assert made.json()["url"] == url
+        await api.stop()
+
+
+async def test_an_image_is_resolved_as_a_create_would(api: Api, fly: httpx.AsyncClient, host: FakeHost) -> None:
+    found = await fly.get("/v1/apps/demo/image?ref=nginx")
+    assert found.status_code == 200
+    assert (found.json()["digest"], found.json()["reference"]) == ("sha256:1", "docker.io/nginx@sha256:1")
+    assert host.calls[-1][1].org_id == (await api.control.apps.find("demo")).app.organization.id
+    assert (await fly.get("/v1/apps/demo/image")).status_code == 400
+    host.failing["image.resolve"] = Unprocessable("failed to get manifest nope: MANIFEST_UNKNOWN")
+    assert (await fly.get("/v1/apps/demo/image?ref=nope")).status_code == 422
+    await host.stop()
+    await eventually(lambda: not api.control.hosts.up)
+    assert (await fly.get("/v1/apps/demo/image?ref=nginx")).status_code == 503
+
+
+async def test_an_image_of_another_tenants_app_is_resolved_to_nothing(
+    settings: ControlSettings, host: FakeHost
+) -> None:
+    api = Api(settings.model_copy(update={"domain": "example.test"}))
+    await api.start()
+    await api.ready(hosts=1)
+    said = []
+    for slug, app in (("rivals", "theirs"), ("personal", "demo")):
+        _, token = await api.tenant(slug)
+        client = api.client(token)
+        assert (await client.post("/v1/apps", json={"name": app, "org_slug": slug})).status_code == 201
+    for image in ("theirs", "absent"):
+        reply = await client.get(f"/v1/apps/demo/image?ref=registry.example.test/{image}:v1")
+        said.append((reply.status_code, reply.text.replace(image, "it")))
+    assert said[0] == said[1]
+    assert said[0][0] == 400
+    assert host.calls == []
+    assert (await client.get("/v1/apps/demo/image?ref=registry.example.test/demo:v1")).status_code == 200
+    await api.stop()

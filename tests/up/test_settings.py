@@ -35,6 +35,15 @@ def test_defaults_are_shared_with_every_section(tmp_path: Path) -> None:
     assert settings.control.data_directory == tmp_path / "data" / "control"
 
 
+def test_an_app_is_opened_at_the_edge_of_this_box_unless_it_is_said_better(tmp_path: Path) -> None:
+    settings = load(written(tmp_path, ""), environment={})
+    assert settings.control.apps_public_url == "http://<app>.localhost:8080"
+    better = 'domain = "example.com"\n[edge]\nhttp_listen = ["0.0.0.0:80"]\n'
+    assert load(written(tmp_path, better), environment={}).control.apps_public_url == "http://<app>.example.com"
+    behind = '[control]\napps_public_url = "https://<app>.example.com"\n'
+    assert load(written(tmp_path, behind), environment={}).control.apps_public_url == "https://<app>.example.com"
+
+
 def test_clients_push_to_the_registry_of_this_box_unless_it_is_said_better(tmp_path: Path) -> None:
     settings = load(written(tmp_path, "[registry]\nport = 5999\n"), environment={})
     assert settings.control.registry_public_url == "http://127.0.0.1:5999"

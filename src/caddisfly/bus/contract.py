@@ -196,6 +196,32 @@ class ExecReply(Message):
     stderr: str
 
 
+class AttachMachine(MachineCall):
+    """Begin a command whose streams go over a `Line`. `subject` is where the caller's end of it listens.
+
+    A command may hold a secret: whoever receives this must not log it. Without one it is a shell. `columns` 0 means
+    without a terminal.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    subject: str
+    command: tuple[str, ...] = ()
+    columns: int = 0
+    rows: int = 0
+    term: str = ""
+    user: str = ""
+    container: str = ""
+    stop_after: bool = False
+    """Stop the Machine when the session is over, however that comes about. `nonce` must allow it."""
+
+
+class AttachReply(Message):
+    """`subject` is where the host's end of the line listens."""
+
+    subject: str
+
+
 class ReadLogs(MachineCall):
     """Lines younger than `since_ns` (nanoseconds since the epoch), oldest first, at most the newest `limit`."""
 
@@ -235,6 +261,20 @@ class PullImage(Message):
 
 class ImageName(Message):
     name: str
+
+
+class ResolveImage(Message):
+    """What a Machine of this organization would run by that name now."""
+
+    name: str
+    org_id: str
+
+
+class ImageFound(Message):
+    """`image` is the `image_ref` that a Machine would have, `reference` by which it is fetched."""
+
+    image: dict[str, Any]
+    reference: str
 
 
 class ImageReply(Message):
@@ -427,6 +467,7 @@ SUSPEND_MACHINE = Method("machine.suspend", MachineCall, MachineReply, 30)
 SIGNAL_MACHINE = Method("machine.signal", SignalMachine, Nothing, 10)
 DESTROY_MACHINE = Method("machine.destroy", DestroyMachine, MachineReply, 10)
 EXEC_MACHINE = Method("machine.exec", ExecMachine, ExecReply, 75)
+ATTACH_MACHINE = Method("machine.attach", AttachMachine, AttachReply, 40)
 TAKE_LEASE = Method("machine.lease.take", TakeLease, MachineReply, 10)
 RELEASE_LEASE = Method("machine.lease.release", MachineCall, MachineReply, 10)
 SHOW_LEASE = Method("machine.lease.show", MachineCall, LeaseReply, 5)
@@ -449,6 +490,7 @@ READ_BUILD_LOG = Method("build.log", ReadBuildLog, BuildLogPage, 30)
 
 IMPORT_IMAGE = Method("image.import", ImportImage, ImageReply, 3600)
 LIST_IMAGES = Method("image.list", Nothing, ImageList, 10)
+RESOLVE_IMAGE = Method("image.resolve", ResolveImage, ImageFound, 60)
 REMOVE_IMAGE = Method("image.remove", RemoveImage, Nothing, 30)
 PULL_IMAGE = Method("image.pull", PullImage, ImageReply, 3600)
 WATCH_IMAGE = Method("image.progress", ImageName, ImageProgress, 5)
@@ -465,6 +507,9 @@ CONTROL = "control"
 
 ASK_ACCESS = Method("registry.access", AskAccess, GrantedAccess, 5)
 ASK_NEEDS = Method("registry.needs", AskNeeds, RepositoryNeeds, 10)
+
+STDIN, STDOUT, STDERR, EXIT = 0, 1, 2, 3
+"""Channels of an attached command's line. An empty piece on `STDIN` is its end; `EXIT` carries the code in decimal."""
 
 BIDS = "bids"
 """Subject of the market: every host answers a `BidRequest` with a `Bid`."""

@@ -18,14 +18,21 @@ def build() -> typer.Typer:
         apps,
         auth,
         build,
+        checks,
         config,
+        console,
         deploy,
         detect,
+        image,
+        launch,
         logs,
         machine,
+        opening,
         releases,
         rollback,
+        scale,
         secrets,
+        ssh,
         tokens,
     )
 
@@ -40,7 +47,14 @@ def build() -> typer.Typer:
     program.add_typer(config.build(), name="config")
     program.command("logs")(logs.logs)
     program.command("detect")(detect.detect)
+    program.command("launch")(launch.launch)
+    program.add_typer(checks.build(), name="checks")
+    program.add_typer(image.build(), name="image")
+    program.command("open")(opening.open_)
     program.command("releases")(releases.releases)
+    program.add_typer(ssh.build(), name="ssh")
+    program.command("console")(console.console)
+    program.add_typer(scale.build(), name="scale")
     program.add_typer(auth.build(), name="auth")
     program.add_typer(secrets.build(), name="secrets")
     program.add_typer(tokens.build(), name="tokens")
@@ -87,7 +101,7 @@ def guarded(program: typer.Typer) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
         return 1
     except Problem as problem:
-        show.error(problem.what, why=problem.why, next=problem.next)
+        show.error(problem.what, why=_whole(problem.why, problem), next=problem.next)
         return 2 if isinstance(problem, InvalidArgument | Unprocessable) else 1
     except Exception as error:
         if os.environ.get("CADDIS_DEBUG"):
@@ -95,7 +109,7 @@ def guarded(program: typer.Typer) -> int:
         from caddisfly.client.errors import ApiError
 
         if isinstance(error, ApiError):
-            show.error(error.text, why=error.why, next=error.next)
+            show.error(error.text, why=_whole(error.why, error), next=error.next)
             return 1
         show.error(
             "this is a bug in caddis",
@@ -104,3 +118,8 @@ def guarded(program: typer.Typer) -> int:
         )
         return 1
     return 0
+
+
+def _whole(why: str, error: Exception) -> str:
+    """With what else went wrong on the way."""
+    return "\n".join(part for part in (why, *getattr(error, "__notes__", ())) if part)

@@ -1,4 +1,4 @@
-"""`caddis apps …`, and `caddis status` of an app."""
+"""`caddis apps …`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def build() -> typer.Typer:
-    from caddisfly.cli import releases
+    from caddisfly.cli import fleet, opening, releases
 
     app = group("Apps: names that Machines belong to.")
     app.command("list")(list_)
     app.command()(create)
     app.command()(destroy)
     app.command()(releases.releases)
+    app.command("open")(opening.open_)
+    for command in (fleet.restart, fleet.suspend, fleet.resume):
+        app.command()(command)
     return app
 
 
@@ -75,24 +78,6 @@ def destroy(names: Annotated[list[str], typer.Argument(metavar="APP...")], yes: 
                 typer.confirm(f"Destroy {name} and all its Machines?", abort=True, err=True)
             client.apps.delete(name)
             show.line(f"Destroyed app {name}")
-
-
-def show_status(name: str, *, json: bool) -> None:
-    """An app and its Machines."""
-    with target.client() as client:
-        app, machines = client.apps.get(name), client.machines.list(name)
-    if json:
-        show.result({**app, "machines": machines})
-        return
-    show.pairs(
-        {
-            "name": app["name"],
-            "organization": (app.get("organization") or {}).get("slug", ""),
-            "status": app.get("status", ""),
-        }
-    )
-    show.line()
-    show_machines(machines)
 
 
 def show_machines(machines: list[Json]) -> None:

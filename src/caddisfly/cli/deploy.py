@@ -5,7 +5,7 @@ Exit codes are Fly's: 0 done, 1 failed, 126 out of time, 127 interrupted (refere
 
 from __future__ import annotations
 
-import asyncio
+import json as encoder
 import math
 import os
 import signal
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 import caddisfly
-from caddisfly.cli import build_flags, show
+from caddisfly.cli import build_flags, show, target
 from caddisfly.cli.build_flags import (
     BuildArg,
     BuildSecret,
@@ -119,6 +119,9 @@ def deploy(
     max_concurrent: MaxConcurrent = 8,
     update_only: Annotated[bool, typer.Option("--update-only", help="Make no Machines for new groups.")] = False,
     skip_release_command: Annotated[bool, typer.Option("--skip-release-command")] = False,
+    seed: Annotated[
+        bool, typer.Option("--seed", hidden=True, help="Run seed_command too, as launch does the first time.")
+    ] = False,
     primary_region: Annotated[str, typer.Option("--primary-region", help="Instead of the file's.")] = "",
     process_groups: Annotated[str, typer.Option("--process-groups", help="Only these, separated by commas.")] = "",
     only_regions: Annotated[str, typer.Option("--only-regions", "--regions", help="Only Machines there.")] = "",
@@ -157,6 +160,7 @@ def deploy(
         detach=detach,
         update_only=update_only,
         skip_release_command=skip_release_command,
+        seed=seed,
         rollback=rollback,
         signal=signal_,
         guest=_guest(vm_size, vm_memory, vm_cpus, vm_cpu_kind),
@@ -248,6 +252,8 @@ def restart(app: str, *, description: str, min_secrets_version: int = 0) -> list
 
 def run(work: Callable[[AsyncClient], Awaitable[_T]]) -> _T:
     """With a client, on a loop of its own, where SIGTERM is as Ctrl-C. Leaves with Fly's exit code when it failed."""
+    import asyncio
+
     from caddisfly.cli import account
     from caddisfly.client import AsyncClient
     from caddisfly.launch.deploy.deployment import Interrupted
@@ -280,21 +286,31 @@ def run(work: Callable[[AsyncClient], Awaitable[_T]]) -> _T:
 
 
 def finish(outcome: Outcome, order: Order, *, json: bool) -> None:
+    """Print the result. `FLY_EMIT_RELEASE_JSON=1` is flyctl's way to have one line of JSON."""
+    release = {"id": outcome.release, "version": outcome.version, "image_ref": outcome.image}
     if os.environ.get("FLY_EMIT_RELEASE_JSON") == "1":
-        import json as encoder
-
-        show.line(encoder.dumps({"id": outcome.release, "version": outcome.version, "image_ref": outcome.image}))
+        show.line(encoder.dumps(release))
         return
+    url = _url(order.app, outcome)
     if json:
-        show.result(
-            {
-                "app": order.app,
-                "release": {"id": outcome.release, "version": outcome.version, "image_ref": outcome.image},
-                "machines": [{name: one.get(name) for name in ("id", "state", "region")} for one in outcome.machines],
-            }
-        )
+        machines = [{name: one.get(name) for name in ("id", "state", "region")} for one in outcome.machines]
+        show.result({"app": order.app, "release": release, "machines": machines, "url": url})
         return
     show.line(f"Release v{outcome.version} of {order.app} is complete: {outcome.image}")
+    if url:
+        show.line(f"Visit your newly deployed app at {url}")
+
+
+def _url(app: str, outcome: Outcome) -> str:
+    """Where it is opened; empty when it is not, or nobody knows."""
+    from caddisfly.cli import opening
+
+    with target.client() as client:
+        found = client.apps.get(app)
+    try:
+        return opening.address(found, [dict(one) for one in outcome.machines])
+    except FailedPrecondition:
+        return ""
 
 
 def _look(order: Order) -> Situation:

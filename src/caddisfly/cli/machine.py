@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from caddisfly.cli import machine_leases, machine_metadata, show, target
+from caddisfly.cli import machine_leases, machine_metadata, show, target, terminal
 from caddisfly.cli.group import group
 from caddisfly.cli.machine_records import events, isolation_of, ps, show_events, versions
 from caddisfly.cli.machine_run import create, run
 from caddisfly.cli.machine_update import clone, update
 from caddisfly.cli.machine_why import why
 from caddisfly.cli.target import App, AsJson, MachineId, MachineIds
+from caddisfly.launch.fleet.outcome import plain
 from caddisfly.model import states
 from caddisfly.model.errors import Aborted, InvalidArgument
 
@@ -95,13 +96,8 @@ def status(id: MachineId, app: App = "", json: AsJson = False) -> None:
     if checks := machine.get("checks"):
         show.line()
         show.table(
-            ("CHECK", "STATUS", "OUTPUT"), [(one["name"], one["status"], _plain(one["output"])) for one in checks]
+            ("CHECK", "STATUS", "OUTPUT"), [(one["name"], one["status"], plain(one["output"])) for one in checks]
         )
-
-
-def _plain(output: str) -> str:
-    """The beginning of what an app said, without what a terminal would obey."""
-    return "".join(character if character.isprintable() else " " for character in output[:200]).strip()
 
 
 def start(ids: MachineIds, app: App = "", json: AsJson = False) -> None:
@@ -224,12 +220,26 @@ def exec_(
     id: MachineId,
     command: Annotated[list[str], typer.Argument(metavar="COMMAND...", help="One quoted string, or words after --.")],
     app: App = "",
-    timeout: Annotated[int, typer.Option(help="Seconds until the command is killed.")] = 30,
+    timeout: Annotated[int, typer.Option(help="Seconds until the command is killed. Not with -i or -t.")] = 30,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", "-i", help="Pass standard input on, as it comes.")
+    ] = False,
+    tty: Annotated[bool, typer.Option("--tty", "-t", help="Give the command a terminal.")] = False,
     container: Annotated[str, typer.Option(help="In this one of several containers; the first by default.")] = "",
     json: AsJson = False,
 ) -> None:
     """Run a command in a Machine; ends with that command's exit code."""
     words = shlex.split(command[0]) if len(command) == 1 else command
+    if interactive or tty:
+        with target.client() as client, terminal.leaving_in_order():
+            name, _ = target.machine(client, app, id)
+            code = terminal.run(
+                lambda window: client.machines.attach(
+                    name, id, words, window=window, term=terminal.kind(), container=container
+                ),
+                terminal=tty,
+            )
+        raise typer.Exit(code)
     with target.client() as client:
         name, _ = target.machine(client, app, id)
         reply = client.machines.exec(name, id, words, timeout_s=timeout, container=container)

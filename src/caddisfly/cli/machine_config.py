@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from caddisfly.model.errors import InvalidArgument
-from caddisfly.model.guest import Guest
+from caddisfly.model.guest import resized
 
 _PORT = re.compile(
     r"(?P<outer>\d+)(-(?P<last>\d+))?(:(?P<inner>\d+))?(/(?P<protocol>tcp|udp)(?P<handlers>(:[a-z_]+)*))?"
@@ -82,16 +82,13 @@ class Wish:
         return {name: value for name, value in init.items() if value not in (None, [])}
 
     def _guest(self, current: dict[str, Any]) -> dict[str, Any]:
-        if not (self.vm_size or self.vm_memory or self.vm_cpus or self.vm_cpu_kind):
-            return current
-        wire = {**current, **(Guest.of_preset(self.vm_size).to_wire() if self.vm_size else {})}
-        if self.vm_cpu_kind:
-            wire["cpu_kind"] = self.vm_cpu_kind
-        if self.vm_cpus:
-            wire["cpus"] = self.vm_cpus
-        if self.vm_memory:
-            wire["memory_mb"] = megabytes(self.vm_memory)
-        return {**current, **Guest.from_wire(wire).to_wire()}
+        return resized(
+            current,
+            size=self.vm_size,
+            memory_mb=megabytes(self.vm_memory) if self.vm_memory else 0,
+            cpus=self.vm_cpus,
+            cpu_kind=self.vm_cpu_kind,
+        )
 
     def _services(self, services: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """One service per inner port and protocol: several outer ports may lead to it, each to one only."""

@@ -9,6 +9,7 @@ import typer
 
 from caddisfly.cli import show, target
 from caddisfly.cli.target import App, AsJson, MachineId
+from caddisfly.launch.fleet.outcome import exit_of
 from caddisfly.model import differences
 from caddisfly.model.errors import InvalidArgument
 
@@ -55,13 +56,6 @@ def isolation_of(machine: Json) -> dict[str, str]:
     requests = [event.get("request") or {} for event in machine.get("events") or []]
     driver = next((request["driver"] for request in requests if "driver" in request), "")
     return {"isolation": f"{machine['isolation']} ({driver})" if driver else machine["isolation"]}
-
-
-def exit_of(event: Json) -> Json:
-    """What an exit event says, in the older wrapping too; empty for other events."""
-    request = event.get("request") or {}
-    left: Json = request.get("exit_event") or (request.get("MonitorEvent") or {}).get("exit_event") or {}
-    return left
 
 
 def versions(id: MachineId, app: App = "", json: AsJson = False) -> None:

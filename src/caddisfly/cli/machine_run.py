@@ -26,9 +26,9 @@ from caddisfly.cli.machine_flags import (
     VmMemory,
     VmSize,
 )
-from caddisfly.cli.machine_records import exit_of
 from caddisfly.cli.target import App, AsJson
-from caddisfly.model.errors import Aborted, Problem
+from caddisfly.launch.fleet.outcome import Failed, failure
+from caddisfly.model.errors import Aborted
 
 if TYPE_CHECKING:
     from caddisfly.client import Client
@@ -172,26 +172,3 @@ def settled(client: Client, app: str, machine: Json) -> Json:
     raise Failed(
         what, why="\n".join([why, *spoken]), next=f"caddis logs -a {app} -i {id}; caddis machine why {id} -a {app}"
     )
-
-
-class Failed(Problem):
-    """The call was good, what came of it is not."""
-
-    code = "failed"
-
-
-def failure(machine: Json) -> tuple[str, str] | None:
-    """What went wrong and why, from its newest exit; None when it runs, or has ended well."""
-    state = machine["state"]
-    if state not in ("stopped", "failed", "destroyed"):
-        return None
-    exits = (event for event in machine.get("events") or () if event["type"] == "exit")
-    left = exit_of(next(exits, {}))
-    code = left.get("exit_code", 0)
-    if state != "failed" and not code and not left.get("error"):
-        return None
-    if left.get("oom_killed"):
-        reason = "it ran out of memory"
-    else:
-        reason = left.get("error") or f"its main process ended with exit code {code}"
-    return f"{machine['id']} did not stay up, it is {state}", reason

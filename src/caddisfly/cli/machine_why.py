@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from caddisfly.cli import apps, show, target
-from caddisfly.cli.machine_records import exit_of
 from caddisfly.cli.target import App, AsJson, MachineId
+from caddisfly.launch.fleet.outcome import exit_of
 
 if TYPE_CHECKING:
     from caddisfly.client import Client
@@ -137,7 +137,7 @@ class _Facts:
     def exit(self) -> Json:
         """How its main process ended last; empty when it never did."""
         newest = self.newest("exit")
-        return exit_of(newest) if newest else {}
+        return dict(exit_of(newest)) if newest else {}
 
     def newest(self, *types: str) -> Json | None:
         return next((event for event in self.events if event["type"] in types), None)

@@ -7,7 +7,7 @@ standard input, and `import` reads many.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -60,13 +60,7 @@ def set_(
     all_machines: AllMachines = False,
 ) -> None:
     """Set secrets, and give them to the Machines, one after the other."""
-    changes: dict[str, str | None] = {}
-    for number, entry in enumerate(values, 1):
-        name, sign, value = entry.partition("=")
-        if not sign:
-            # The entry itself is not shown: it may be a value whose name was forgotten.
-            raise InvalidArgument(f"argument {number} is not NAME=VALUE", next="caddis secrets set NAME=VALUE")
-        changes[name] = sys.stdin.read().removesuffix("\n") if value == "-" else value
+    changes: dict[str, str | None] = {**said(values, "argument", next="caddis secrets set NAME=VALUE")}
     _change(app, changes, stage=stage, everywhere=all_machines)
 
 
@@ -93,6 +87,18 @@ def deploy(app: App = "", all_machines: AllMachines = False) -> None:
     name = target.app_name(app)
     with target.client() as client:
         _deploy(client, name, client.secrets.change(name, {}), everywhere=all_machines)
+
+
+def said(values: Sequence[str], what: str, *, next: str) -> dict[str, str]:
+    """`NAME=VALUE` words of a command line; the value - is read from standard input."""
+    found = {}
+    for number, entry in enumerate(values, 1):
+        name, sign, value = entry.partition("=")
+        if not sign:
+            # The entry itself is not shown: it may be a value whose name was forgotten.
+            raise InvalidArgument(f"{what} {number} is not NAME=VALUE", next=next)
+        found[name] = sys.stdin.read().removesuffix("\n") if value == "-" else value
+    return found
 
 
 def parse(text: str) -> dict[str, str]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from caddisfly.model.errors import FailedPrecondition, InvalidArgument, NotFound
 
 if TYPE_CHECKING:
-    from caddisfly.client import Client
+    from caddisfly.client import AsyncClient, Client
     from caddisfly.client.calls import Json
+
+Result = TypeVar("Result")
 
 App = Annotated[
     str, typer.Option("--app", "-a", help="Name of the app. Default: FLY_APP, else `app` of the fly.toml here.")
@@ -30,6 +33,22 @@ def client() -> Client:
 
     known = account.load().needed()
     return Client(known.api_url, token=known.token)
+
+
+def at_once(act: Callable[[AsyncClient], Coroutine[Any, Any, Result]]) -> Result:
+    """Run what is done to many Machines at once, with a client for it."""
+    import asyncio
+
+    from caddisfly.cli import account
+    from caddisfly.client import AsyncClient
+
+    known = account.load().needed()
+
+    async def run() -> Result:
+        async with AsyncClient(known.api_url, token=known.token) as client:
+            return await act(client)
+
+    return asyncio.run(run())
 
 
 def app_of_directory(directory: Path | None = None) -> str:

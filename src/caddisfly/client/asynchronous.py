@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
@@ -21,6 +21,9 @@ from caddisfly.client.releases import AsyncReleases, AsyncScale
 from caddisfly.client.secrets import AsyncSecrets
 from caddisfly.client.transport import Target, understand, unreached
 
+if TYPE_CHECKING:
+    from caddisfly.client.attach import AsyncAttachment
+
 _POLL_S = 0.25
 
 
@@ -28,8 +31,8 @@ class AsyncClient:
     """`base_url` is the root of the API: a Caddisfly's, or https://api.machines.dev. Close it, or use `async with`."""
 
     def __init__(self, base_url: str, *, token: str = "", retries: int = 4) -> None:
-        self._target = Target(base_url=base_url, token=token, retries=retries)
-        self._http = httpx.AsyncClient(headers=self._target.headers(), trust_env=False)
+        self.target = Target(base_url=base_url, token=token, retries=retries)
+        self._http = httpx.AsyncClient(headers=self.target.headers(), trust_env=False)
         self.apps = Apps(self)
         self.machines = Machines(self)
         self.logs = Logs(self)
@@ -97,16 +100,16 @@ class AsyncClient:
             try:
                 return await self._once(call)
             except ApiError as error:
-                pause_s = self._target.pause(call, error, attempt)
+                pause_s = self.target.pause(call, error, attempt)
                 if pause_s is None:
                     raise
             await asyncio.sleep(pause_s)
 
     async def _once(self, call: Call) -> Any:
         try:
-            response = await self._http.request(**self._target.arguments(call))
+            response = await self._http.request(**self.target.arguments(call))
         except httpx.TransportError as error:
-            raise unreached(call, error, self._target.base_url) from error
+            raise unreached(call, error, self.target.base_url) from error
         return understand(call, response)
 
 
@@ -120,13 +123,22 @@ class Apps:
     async def get(self, name: str) -> Json:
         return _object(await self._client.send(calls.app(name)))
 
-    async def create(self, name: str = "", *, org_slug: str = "personal", network: str = "") -> Json:
-        """Without a name the platform makes one up. Raises `FinalError` with `status` `name_taken`."""
-        return _object(await self._client.send(calls.create_app(name, org_slug, network)))
+    async def create(
+        self, name: str = "", *, org_slug: str = "personal", network: str = "", idempotency_key: str = ""
+    ) -> Json:
+        """Without a name the platform makes one up. With the same `idempotency_key` again it is the same app.
+
+        Raises `FinalError` with `status` `name_taken`.
+        """
+        return _object(await self._client.send(calls.create_app(name, org_slug, network, idempotency_key)))
 
     async def delete(self, name: str, *, force: bool = True) -> None:
         """Destroys its Machines too."""
         await self._client.send(calls.delete_app(name, force))
+
+    async def resolve_image(self, name: str, ref: str) -> Json:
+        """What a Machine of the app that is made now would run: `reference` has the digest. Not on Fly."""
+        return _object(await self._client.send(calls.resolve_image(name, ref)))
 
     async def create_deploy_token(self, name: str, *, label: str = "", expiry: str = "") -> Json:
         """A token that reaches this app alone; `token` is shown this once. `expiry` as in 24h, empty for 20 years."""
@@ -183,11 +195,13 @@ class Machines:
         skip_launch: bool = False,
         skip_service_registration: bool = False,
         lease_ttl_s: int = 0,
+        idempotency_key: str = "",
     ) -> Json:
         """Returns before it has booted: `wait` for `started`.
 
         With `skip_service_registration` it gets no traffic until `uncordon`. With `lease_ttl_s` it is leased from its
-        first moment, and the reply has the `nonce`.
+        first moment, and the reply has the `nonce`. With an `idempotency_key` it is tried again after a lost answer,
+        and is one Machine however often it is sent; Fly does not know such keys.
         """
         call = calls.create_machine(
             app,
@@ -197,6 +211,7 @@ class Machines:
             skip_launch=skip_launch,
             skip_service_registration=skip_service_registration,
             lease_ttl_s=lease_ttl_s,
+            key=idempotency_key,
         )
         return _object(await self._client.send(call))
 
@@ -286,6 +301,30 @@ class Machines:
                 calls.execute(app, id, command, stdin=stdin, timeout_s=timeout_s, container=container)
             )
         )
+
+    async def attach(
+        self,
+        app: str,
+        id: str,
+        command: Sequence[str] = (),
+        *,
+        window: tuple[int, int] | None = None,
+        term: str = "",
+        user: str = "",
+        container: str = "",
+        stop_after: bool = False,
+    ) -> AsyncAttachment:
+        """Run a command with its streams open, in a terminal of `window` (columns, rows) or without one.
+
+        Without a command it is a shell. `term` is what the terminal can do, as `TERM`; `user` one of the image's own.
+        Returns once it runs. With `stop_after` the Machine is stopped when this is over, however it ends. Not on Fly.
+        """
+        from caddisfly.client.attach import AsyncAttachment  # what it imports, few need
+
+        call = calls.attach(
+            app, id, command, window=window, term=term, user=user, container=container, stop_after=stop_after
+        )
+        return await AsyncAttachment.open(self._client.target, call)
 
     async def events(self, app: str, id: str, *, limit: int = 20) -> Any:
         """Newest first."""

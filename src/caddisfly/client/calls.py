@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 Json = dict[str, Any]
 
@@ -55,9 +55,9 @@ def app(name: str) -> Call:
     return Call(method="GET", path=_app(name))
 
 
-def create_app(name: str, org_slug: str, network: str) -> Call:
-    body = {"app_name": name, "name": name, "org_slug": org_slug, "network": network}
-    return Call(method="POST", path="/v1/apps", body=_given(body))
+def create_app(name: str, org_slug: str, network: str, key: str) -> Call:
+    body = {"app_name": name, "name": name, "org_slug": org_slug, "network": network, "idempotency_key": key}
+    return Call(method="POST", path="/v1/apps", body=_given(body), idempotency_key=key)
 
 
 def delete_app(name: str, force: bool) -> Call:
@@ -106,6 +106,7 @@ def create_machine(
     skip_launch: bool,
     skip_service_registration: bool,
     lease_ttl_s: int,
+    key: str,
 ) -> Call:
     more = {
         "name": name,
@@ -114,7 +115,8 @@ def create_machine(
         "skip_service_registration": skip_service_registration,
         "lease_ttl": lease_ttl_s,
     }
-    return Call(method="POST", path=f"{_app(app)}/machines", body={"config": config, **_given(more)}, answer_s=300)
+    body = {"config": config, **_given(more)}
+    return Call(method="POST", path=f"{_app(app)}/machines", body=body, answer_s=300, idempotency_key=key)
 
 
 def update_machine(
@@ -182,6 +184,25 @@ def wait(app: str, id: str, *, states: Sequence[str], timeout_s: int, version: s
 def execute(app: str, id: str, command: Sequence[str], *, stdin: str, timeout_s: int, container: str) -> Call:
     body = {"command": list(command), "timeout": timeout_s, **_given({"stdin": stdin, "container": container})}
     return Call(method="POST", path=_machine(app, id, "exec"), body=body, answer_s=timeout_s + 15)
+
+
+def attach(
+    app: str,
+    id: str,
+    command: Sequence[str],
+    *,
+    window: tuple[int, int] | None,
+    term: str,
+    user: str,
+    container: str,
+    stop_after: bool,
+) -> Call:
+    """Of a WebSocket. Words of the command are repeated, which `query` has no way to say."""
+    columns, rows = window or (0, 0)
+    size = {"tty": "1", "cols": str(columns), "rows": str(rows), **_given({"term": term})} if window else {}
+    pairs = [*(("command", word) for word in command), *size.items()]
+    pairs += [*_given({"user": user, "container": container}).items(), *_flags(stop_after=stop_after).items()]
+    return Call(method="GET", path=f"{_machine(app, id, 'exec')}/stream?{urlencode(pairs)}")
 
 
 def events(app: str, id: str, limit: int) -> Call:
@@ -259,6 +280,10 @@ def scale(app: str) -> Call:
 def change_scale(app: str, groups: Mapping[str, Json | None]) -> Call:
     body = {"groups": dict(groups)}
     return Call(method="PUT", path=f"{_app(app)}/scale", body=body, inner="groups", repeatable=True)
+
+
+def resolve_image(app: str, ref: str) -> Call:
+    return Call(method="GET", path=f"{_app(app)}/image", query={"ref": ref})
 
 
 def regions() -> Call:

@@ -17,6 +17,7 @@ from caddisfly.control.auth.passes import Passes
 from caddisfly.control.builds import Builds
 from caddisfly.control.deletion import Deletion
 from caddisfly.control.hosts import Hosts
+from caddisfly.control.images import Images
 from caddisfly.control.logs import Logs
 from caddisfly.control.machines import Machines
 from caddisfly.control.placement.market import Market
@@ -31,6 +32,7 @@ from caddisfly.control.records.scales import Scales
 from caddisfly.control.records.secrets import Secrets
 from caddisfly.control.repositories import Repositories
 from caddisfly.control.secrets import Safe
+from caddisfly.control.sessions import Sessions
 from caddisfly.control.settings import ControlSettings
 from caddisfly.control.standbys import Standbys
 from caddisfly.model.errors import Problem, Unavailable
@@ -79,11 +81,13 @@ class Control:
         self.publication = AppPublication(self.bus, self.apps, every_s=settings.apps_reload_s)
         self.deletion = Deletion(bus=self.bus, apps=self.apps, machines=self.machines, publication=self.publication)
         self.logs = Logs(self.bus, self.machines, hold_s=settings.log_hold_s)
+        self.sessions = Sessions(self.bus, self.machines)
         passes = Passes(settings.bus_token.get_secret_value())
         self.builds = Builds(self.machines, self.hosts, passes)
         self.repositories = Repositories(
             self.bus, self.verifier, self.apps, self.machines, passes=passes, domain=settings.domain
         )
+        self.images = Images(self.machines, self.hosts, self.repositories)
         self._migrated = False
         self._keeping: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 _KEEP_ALIVE_S = 75
 """Longer than the idle timeout of the clients' pools, so that it is they who close: no race, no retry."""
+_MESSAGE_MAX = 1024 * 1024
+"""Bytes of one message of a client. No client has credit for more than half of it at once."""
 
 
 def create_app(settings: ControlSettings) -> ASGIApp:
@@ -43,10 +45,13 @@ def create_app(settings: ControlSettings) -> ASGIApp:
 
 def listening(app: ASGIApp, *, grace_s: int, **more: Any) -> uvicorn.Config:
     """How the API is served. `grace_s`: seconds that requests under way have at the end; `more` is uvicorn's."""
+    logging.getLogger("uvicorn.error").addFilter(_worth_logging)
     return uvicorn.Config(
         app,
         http="httptools",
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=_MESSAGE_MAX,
+        ws_per_message_deflate=False,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -54,6 +59,15 @@ def listening(app: ASGIApp, *, grace_s: int, **more: Any) -> uvicorn.Config:
         timeout_graceful_shutdown=grace_s,
         **more,
     )
+
+
+def _worth_logging(record: logging.LogRecord) -> bool:
+    """Not uvicorn's line for each WebSocket: its address has the command, and a command may have a secret.
+
+    Nor its complaint about each that was refused: that it takes a refusal for a bug is one of its own.
+    """
+    said = str(record.msg)
+    return '"WebSocket ' not in said and "without completing handshake" not in said
 
 
 def main(settings: ControlSettings) -> None:

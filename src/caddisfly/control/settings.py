@@ -72,6 +72,11 @@ class ControlSettings(BaseModel):
         description="URL at which clients push images and folders to build. Default: the registry's own address, for "
         "those who work on this box; for others the edge leads https://registry.<domain> to it. Empty: there is none.",
     )
+    apps_public_url: str = Field(
+        default="",
+        description="URL at which people open an app, with <app> for its name. Default: the edge's first address, for "
+        "those who work on this box. Empty: there is no edge.",
+    )
     bid_timeout_s: float = Field(
         default=2.0,
         gt=0,

@@ -208,7 +208,7 @@ class Routes:
             on_the_way=tuple(on_the_way),
             rest=tuple(rest),
             machines=count,
-            force_https=force_https,
+            force_https=force_https and self._settings.force_https,
         )
 
     def _candidate(self, machine: Machine, service: Service) -> Candidate:

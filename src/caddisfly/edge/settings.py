@@ -35,6 +35,11 @@ class EdgeSettings(BaseModel):
         "localhost",
         description="`<app>.<this>` leads to the app. `localhost`, since every system resolves it to itself.",
     )
+    force_https: bool = Field(
+        False,
+        description="Whether `force_https` of services is obeyed. Not by default, for this edge does not speak HTTPS "
+        "yet: alone, a redirect leads nowhere, and behind a proxy that ends TLS, round in a circle.",
+    )
     registry_address: str = Field(
         "",
         description="host:port of the platform's registry: `registry.<apps_domain>` leads to it. Empty: there is none.",

@@ -51,6 +51,7 @@ from caddisfly.host.secrets import Vault
 from caddisfly.host.selfservice.calls import Calls
 from caddisfly.host.selfservice.doors import Doors
 from caddisfly.host.selfservice.exchange import Answer, Request
+from caddisfly.host.sessions import Sessions
 from caddisfly.host.settings import HostSettings
 from caddisfly.host.shelf import Shelf
 from caddisfly.model import states
@@ -94,6 +95,7 @@ class Agent:
         self._pods: Pods | None = None
         self._engine: Engine | None = None
         self._machines: Machines | None = None
+        self._sessions: Sessions | None = None
         self._logs = LogFollower(settings, self._bus, find=self._find, reopen=self._reopen_log)
         self._checks = Checks(
             Memory(settings.run_dir / "checks"), publish=self._publish_again, probe=self._probe, end=self._end_container
@@ -137,6 +139,7 @@ class Agent:
             leases=self._leases,
             vault=self._vault,
         )
+        self._sessions = Sessions(self._bus, engine=engine, pods=pods, stop=machines.stop)
         records = Records(journal=self._journal, engine=engine, driver=driver, leases=self._leases)
         self._calls = Calls(machines, records, show=lambda id: self._shown(engine.get(id)))
         self._logs.start()
@@ -157,6 +160,7 @@ class Agent:
         self._doors.sweep(keep=contents.quarantined)
         await self._builds.start(contents.builds)
         machines.register(self._dispatcher)
+        self._sessions.register(self._dispatcher)
         records.register(self._dispatcher)
         self._builds.register(self._dispatcher)
         shelf.register(self._dispatcher)
@@ -184,6 +188,8 @@ class Agent:
         if self._server is not None:
             self._server.close()
         await self._dispatcher.close()
+        if self._sessions is not None:
+            await self._sessions.stop()
         await self._builds.stop()
         await self._logs.stop()
         await self._publication.stop()

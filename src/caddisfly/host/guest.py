@@ -59,7 +59,7 @@ def compile_sandbox(machine: Machine, given: Surroundings) -> Sandbox:
     name = (program.image if program is not None else "") or machine.config.image
     if not argv or not argv[0]:
         raise InvalidArgument(f"image {name} names no command", next="give one in config.init.cmd or config.init.exec")
-    uid, gid, gids, home = _user(root, (program.user if program is not None else "") or image.user)
+    uid, gid, gids, home = user_in(root, (program.user if program is not None else "") or image.user)
     env = environment(machine, image, home, secrets=given.secrets, program=program)
     cwd = image.working_dir or "/"
     if not cwd.startswith("/"):
@@ -187,7 +187,7 @@ def _must_exist(root: Path, program: str, *, path: str, cwd: str, image: str) ->
         )
 
 
-def _user(root: Path, user: str) -> tuple[int, int, tuple[int, ...], str]:
+def user_in(root: Path, user: str) -> tuple[int, int, tuple[int, ...], str]:
     """uid, gid, supplementary gids and home of the image's `USER`, looked up in the image's own files."""
     name, _, group = user.partition(":")
     accounts = [line.split(":") for line in inroot.read_text(root, "/etc/passwd").splitlines()]

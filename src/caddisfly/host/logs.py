@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -53,6 +54,18 @@ def parse_line(raw: bytes, machine: Machine, host_id: str, container: str = "") 
     }
 
 
+def only_ends(raw: bytes, begun: set[bytes]) -> bool:
+    """Whether a line of conmon's file has nothing but the end of one whose beginning was read before it.
+
+    A program that does not buffer writes a text and its newline one after the other, which conmon notes as a part (`P`)
+    and an empty rest. `begun` has the streams whose last line was a part.
+    """
+    _, stream, kind, *text = *raw.split(b" ", 3), b"", b""
+    ends = kind == b"F" and not text[0] and stream in begun
+    (begun.add if kind == b"P" else begun.discard)(stream)
+    return ends
+
+
 class LogReader:
     """Reads back what Machines have printed."""
 
@@ -68,9 +81,11 @@ class LogReader:
         lines = [
             record
             for current in files
+            for begun in [set[bytes]()]
             for path in (_older(current), current)
             for raw in _tail(path)
-            if (record := parse_line(raw, machine, self._settings.host_id, container_of(current)))
+            if not only_ends(raw, begun)
+            and (record := parse_line(raw, machine, self._settings.host_id, container_of(current)))
             and nanoseconds(record["timestamp"]) > since_ns
         ]
         if len(files) > 1:
@@ -93,6 +108,7 @@ class LogFollower:
         self._settings, self._bus, self._find, self._reopen = settings, bus, find, reopen
         self._root = settings.data_dir / "logs"
         self._offsets: dict[Path, int] = {}
+        self._begun: defaultdict[Path, set[bytes]] = defaultdict(set)
         self._watched: set[str] = set()
         self._inotify: Inotify | None = None
         self._task: asyncio.Task[None] | None = None
@@ -126,6 +142,7 @@ class LogFollower:
         self._watched.discard(machine_id)
         for file in [file for file in self._offsets if file.parent.name == machine_id]:
             del self._offsets[file]
+            self._begun.pop(file, None)
         await asyncio.to_thread(shutil.rmtree, self._root / machine_id, ignore_errors=True)
 
     async def _follow(self) -> None:
@@ -172,6 +189,8 @@ class LogFollower:
             complete = len(data)
         subject = contract.log_subject(app=machine.app_name, region=machine.region, machine_id=machine.id)
         for raw in data[:complete].splitlines():
+            if only_ends(raw, self._begun[path]):
+                continue
             record = parse_line(raw, machine, self._settings.host_id, container_of(path))
             if record is not None:
                 await self._bus.publish(subject, json.dumps(record).encode())

@@ -61,6 +61,7 @@ class Machines:
         dispatcher.handle(contract.SIGNAL_MACHINE, self.signal)
         dispatcher.handle(contract.DESTROY_MACHINE, self.destroy)
         dispatcher.handle(contract.EXEC_MACHINE, self.execute)
+        dispatcher.handle(contract.RESOLVE_IMAGE, self.resolve)
         dispatcher.handle(contract.WAKE_MACHINE, self.wake)
         dispatcher.handle(contract.READ_LOGS, self.read_logs)
 
@@ -292,6 +293,10 @@ class Machines:
         machine = self._engine.get(request.machine_id)
         lines = await self._logs.read(machine, since_ns=request.since_ns, limit=request.limit)
         return contract.LogLines(lines=tuple(lines))
+
+    async def resolve(self, request: contract.ResolveImage) -> contract.ImageFound:
+        found = _ref(await self._images.resolve(request.name, organization=request.org_id))
+        return contract.ImageFound(image=found.to_wire(), reference=str(found))
 
     async def _resolve(self, config: Config, org_id: str) -> tuple[ImageRef, dict[str, str], dict[str, str]]:
         """Its image, which is that of the first container when it names none itself; those of all containers, by their

@@ -1,4 +1,5 @@
 """Launch: what happens on a laptop, on top of `client`: fly.toml, detection, Dockerfiles, deploys, scale.
 
-It never imports the platform, which is checked. `build/`, `config/` and `detect/` are there; the rest is not yet.
+It never imports the platform, which is checked. `plan/` is for a folder that is no app yet, and uses all the others;
+`deploy/` for one that is.
 """

@@ -94,9 +94,27 @@ class Guest:
         return {"cpu_kind": self.cpu_kind, "cpus": self.cpus, "memory_mb": self.memory_mb}
 
     @property
+    def preset(self) -> str:
+        """Name of the preset with these CPUs, whatever its memory; empty when there is none."""
+        shapes = ((name, kind, cpus) for name, (kind, cpus, _) in _PRESETS.items())
+        return next((name for name, kind, cpus in shapes if (kind, cpus) == (self.cpu_kind, self.cpus)), "")
+
+    @property
     def promised_cores(self) -> float:
         """Physical cores that placement sets aside for it."""
         return KINDS[self.cpu_kind].cpu_quota * self.cpus
+
+
+def resized(
+    current: Mapping[str, Any], *, size: str = "", memory_mb: int = 0, cpus: int = 0, cpu_kind: str = ""
+) -> dict[str, Any]:
+    """`config.guest` changed as said: a preset first, single numbers after it. Raises as `Guest` does."""
+    if not (size or memory_mb or cpus or cpu_kind):
+        return dict(current)
+    preset = Guest.of_preset(size).to_wire() if size else {}
+    numbers = {"cpu_kind": cpu_kind, "cpus": cpus, "memory_mb": memory_mb}
+    wire = {**current, **preset, **{name: value for name, value in numbers.items() if value}}
+    return {**current, **Guest.from_wire(wire).to_wire()}
 
 
 def _whole(wire: Mapping[str, Any], name: str, default: int) -> int:

@@ -87,11 +87,12 @@ def status(
     json: Json = False,
 ) -> None:
     """Show what runs: the app of --app or of the fly.toml here, else the platform on this computer."""
-    from caddisfly.cli import apps, target
+    from caddisfly.cli import status as of_app
+    from caddisfly.cli import target
 
     name = app or (target.app_of_directory() if config is None else "")
     if name:
-        apps.show_status(name, json=json)
+        of_app.show_status(name, json=json)
         return
     from caddisfly.up import state
     from caddisfly.up.settings import load

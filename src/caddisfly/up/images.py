@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from caddisfly.cli import show
+from caddisfly.cli import image as of_app
+from caddisfly.cli import show, target
 from caddisfly.cli.group import group
 from caddisfly.up.options import Config, Json
 
@@ -21,7 +22,7 @@ _MIB = 1 << 20
 
 
 def register(app: typer.Typer) -> None:
-    image = group("Images on this host.")
+    image = group("Images: of an app's Machines, and of this host.")
     image.command("list")(list_)
     image.command("show")(show_)
     image.command("pull")(pull)
@@ -29,6 +30,7 @@ def register(app: typer.Typer) -> None:
     image.command("rm")(rm)
     image.command("gc")(gc)
     image.command("verify")(verify)
+    image.command("update")(of_app.update)
     app.add_typer(image, name="image")
 
 
@@ -58,8 +60,16 @@ def list_(config: Config = None, json: Json = False) -> None:
     show.table(("NAME", "DIGEST", "SIZE", "UNPACKED", "FROM", "LAST USED", "IN USE"), rows)
 
 
-def show_(name: str, config: Config = None, json: Json = False) -> None:
-    """Show one image: what it runs, its layers, and which Machines have it."""
+def show_(
+    name: Annotated[str, typer.Argument(help="An image of this host.", show_default=False)] = "",
+    app: target.App = "",
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Show what an app's Machines run; or one image of this host: what it runs, its layers, which Machines have it."""
+    if not name:
+        of_app.show_(app, json=json)
+        return
     from caddisfly.bus import contract
 
     record = _ask(config, contract.SHOW_IMAGE, contract.ImageName(name=name)).record

@@ -176,14 +176,13 @@ def load(config: Path | None = None, *, environment: Mapping[str, str] | None = 
     if registry:
         shared |= {"registry_url": registry.url, "registry_address": registry.address}
         shared["registry_public_url"] = registry.url or f"http://{registry.address}"
-    isolation = _parse(IsolationSettings, "isolation", sources, {})
-    sources.check()
-    data_directory = platform.data_dir / "control"
-    control = _parse(
-        ControlSettings, "control", sources, {**shared, "data_directory": data_directory, "isolation": isolation}
-    )
-    images = _parse(ImageSettings, "images", sources, shared)
     edge = _parse(EdgeSettings, "edge", sources, {**shared, "data_dir": platform.data_dir / "edge"})
+    if edge:
+        shared["apps_public_url"] = _apps_url(edge)
+    isolation = _parse(IsolationSettings, "isolation", sources, {})
+    own = {"data_directory": platform.data_dir / "control", **({"isolation": isolation} if isolation else {})}
+    control = _parse(ControlSettings, "control", sources, {**shared, **own})
+    images = _parse(ImageSettings, "images", sources, shared)
     sources.check()
     return Settings(
         source=sources.file,
@@ -223,6 +222,11 @@ def _shared(platform: PlatformSettings, bus: BusSettings, token: str) -> dict[st
         "host_id": identity.host_id(platform.data_dir),
         "host_name": socket.gethostname(),
     }
+
+
+def _apps_url(edge: EdgeSettings) -> str:
+    port = edge.http_listen[0].rpartition(":")[2]
+    return f"http://<app>.{edge.apps_domain}" + (f":{port}" if port != "80" else "")
 
 
 def _parse(model: type[BaseModel], section: str, sources: Sources, shared: Mapping[str, Any]) -> Any:

@@ -12,9 +12,11 @@ from caddisfly import __version__
 from caddisfly.control.control import Control
 from caddisfly.control.rest import (
     apps,
+    attach,
     builds,
     deploy_tokens,
     failures,
+    images,
     leases,
     logs,
     machine_actions,
@@ -59,7 +61,9 @@ def routes(control: Control, *, lifespan: Any = None) -> FastAPI:
         apps,
         deploy_tokens,
         machines,
+        images,
         machine_actions,
+        attach,
         machine_records,
         machine_memory,
         leases,

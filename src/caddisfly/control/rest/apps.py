@@ -17,10 +17,14 @@ router = APIRouter(prefix="/v1/apps", tags=["apps"], responses=shapes.ERRORS)
 
 
 def to_wire(app: App, control: Control) -> dict[str, Any]:
-    """With the number of its machines, as far as this process knows them: an app can be read without the bus."""
+    """With the number of its machines, as far as this process knows them: an app can be read without the bus.
+
+    `url` is where people open it, if it has services; it is not Fly's.
+    """
     machines = control.projection.machines_of(app.id).values()
     count = sum(machine.state != states.DESTROYED for machine in machines)
-    return app.to_wire(machine_count=count, status="deployed" if count else "pending")
+    url = control.settings.apps_public_url.replace("<app>", app.name)
+    return {**app.to_wire(machine_count=count, status="deployed" if count else "pending"), "url": url}
 
 
 @router.get("", name="Apps_list", responses=shapes.gives(shapes.AppsReply), response_model=None)

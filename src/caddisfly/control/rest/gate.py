@@ -16,6 +16,8 @@ from caddisfly.model import ids
 
 log = logging.getLogger(__name__)
 
+_ANSWERS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
+
 
 class Gate:
     """Wraps the routes. `region` is the suffix of request ids; `max_body_bytes` bounds what is read into memory."""
@@ -24,7 +26,7 @@ class Gate:
         self._app, self._region, self._max = app, region, max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         request_id = f"{ids.ulid()}-{self._region}"
@@ -32,7 +34,7 @@ class Gate:
         _without_trailing_slash(scope)
 
         async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] in _ANSWERS:
                 message["headers"] = [*message.get("headers", ()), (b"fly-request-id", request_id.encode())]
             await send(message)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends, Header, Path, Request
+from fastapi import Depends, Header, Path
+from fastapi.requests import HTTPConnection
 
 from caddisfly.control.auth.access import Access
 from caddisfly.control.control import Control
@@ -14,8 +15,8 @@ from caddisfly.model.app import App
 from caddisfly.model.machine import Machine
 
 
-async def parts(request: Request) -> Control:
-    """A coroutine, because what is not one is called in a thread, for each request."""
+async def parts(request: HTTPConnection) -> Control:
+    """A coroutine, because what is not one is called in a thread, for each request. Also of a WebSocket."""
     control: Control = request.app.state.control
     return control
 
@@ -23,7 +24,7 @@ async def parts(request: Request) -> Control:
 Parts = Annotated[Control, Depends(parts)]
 
 
-async def authenticated(request: Request, control: Parts) -> Access:
+async def authenticated(request: HTTPConnection, control: Parts) -> Access:
     """Raises `Unauthenticated` (401)."""
     return await control.verifier.verify(request.headers.get("authorization", ""))
 

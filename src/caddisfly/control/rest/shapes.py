@@ -175,6 +175,7 @@ class AppReply(Given):
     internal_numeric_id: int
     organization: OrganizationReply
     app_role: str
+    url: str
     created_at: int | None = None
 
 
@@ -338,6 +339,15 @@ class RegionReply(Given):
 class RegionsReply(Given):
     Regions: list[RegionReply]
     Nearest: str
+
+
+class ResolvedImage(Given):
+    registry: str
+    repository: str
+    tag: str
+    digest: str
+    labels: dict[str, str] | None
+    reference: str
 
 
 class RegistryReply(Given):

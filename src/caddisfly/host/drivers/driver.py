@@ -112,6 +112,63 @@ class CommandResult:
     stderr: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The size of a terminal, in characters."""
+
+    columns: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attach:
+    """A command to run inside a live sandbox with its streams open. It inherits the sandbox's environment."""
+
+    argv: tuple[str, ...] = ()
+    """Empty: a shell, the best one that is there."""
+    window: Window | None = None
+    """Gives it a terminal of this size, in which both outputs are one."""
+    term: str = "xterm"
+    """What the terminal can do, as `TERM`."""
+    user: str = ""
+    """As in `USER` of an image, looked up in the sandbox's own files. Empty: the sandbox's own."""
+    container: str = ""
+    """In which of several programs. Empty: the first that runs."""
+
+
+STDIN, STDOUT, STDERR = 0, 1, 2
+
+
+class Session(Protocol):
+    """A command that runs with its streams open. It ends with `close` at the latest, and with this process."""
+
+    async def read(self) -> tuple[int, bytes] | None:
+        """What it prints next, and on which stream. None once it has ended and has printed everything."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Give it input; returns once it has room for more. What it does not want is dropped."""
+        ...
+
+    async def end_input(self) -> None:
+        """No more input. In a terminal that is Ctrl-D, which only means it where a line begins."""
+        ...
+
+    def resize(self, window: Window) -> None: ...
+
+    async def signal(self, number: int) -> None:
+        """Send a signal to the command itself. One that has ended ignores it."""
+        ...
+
+    async def wait(self) -> int:
+        """Its exit code."""
+        ...
+
+    async def close(self) -> None:
+        """Hang up: SIGHUP as for a terminal that is gone, and after a moment the end of what ignores that."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
     """CPU in nanoseconds since the start, memory in bytes, processes."""
@@ -234,3 +291,12 @@ class Pausable(Protocol):
     async def pause(self, id: str) -> None: ...
 
     async def unpause(self, id: str) -> None: ...
+
+
+@runtime_checkable
+class Attachable(Protocol):
+    """Can run a command with its streams open, in a terminal or without one."""
+
+    async def attach(self, id: str, wanted: Attach) -> Session:
+        """Returns once it runs. Raises `InvalidArgument` for a program, a shell or a user that is not there."""
+        ...

@@ -18,14 +18,17 @@ from datetime import UTC, datetime
 from caddisfly.host.drivers import pretend
 from caddisfly.host.drivers.conduct import Conduct, hung
 from caddisfly.host.drivers.driver import (
+    Attach,
     Command,
     CommandResult,
     Ended,
     Fingerprint,
     Running,
     Sandbox,
+    Session,
     Stats,
 )
+from caddisfly.host.drivers.pretend_session import PretendSession
 from caddisfly.model.errors import DeadlineExceeded, FailedPrecondition
 from caddisfly.model.machine import Exit, wall_ms
 
@@ -169,6 +172,14 @@ class MockDriver:
         except TimeoutError as error:
             raise DeadlineExceeded(f"the command did not end within {command.timeout_s:g} s") from error
         return replace(result, exit_code=fake.conduct.exec_code or result.exit_code)
+
+    async def attach(self, id: str, wanted: Attach) -> Session:
+        fake = self._fakes.get(id)
+        if fake is None or fake.ended.done():
+            raise FailedPrecondition("machine not running")
+        session = PretendSession(fake.sandbox, wanted, code=fake.conduct.exec_code)
+        fake.ended.add_done_callback(lambda _: session.kill())
+        return session
 
     async def stats(self, id: str) -> Stats:
         return Stats(cpu_ns=0, memory_bytes=0, pids=1, oom_kills=0)

@@ -11,6 +11,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from caddisfly.host.drivers.driver import (
+    Attach,
+    Attachable,
     Command,
     CommandResult,
     Driver,
@@ -19,12 +21,13 @@ from caddisfly.host.drivers.driver import (
     KeepsLog,
     Running,
     Sandbox,
+    Session,
     Stats,
     behind,
 )
 from caddisfly.host.drivers.notes import Notes
 from caddisfly.host.drivers.pod import Pod
-from caddisfly.model.errors import FailedPrecondition, InvalidArgument
+from caddisfly.model.errors import FailedPrecondition, InvalidArgument, Unimplemented
 from caddisfly.model.machine import Exit
 
 
@@ -85,18 +88,32 @@ class Pods:
         return await self._driver.wait(id)
 
     async def execute(self, id: str, command: Command) -> CommandResult:
+        return await self._driver.execute(self._where(id, command.container), command)
+
+    async def attach(self, id: str, wanted: Attach) -> Session:
+        driver = self.behind(id)
+        if not isinstance(driver, Attachable):
+            raise Unimplemented(
+                "this machine takes no interactive commands",
+                why=f"the {driver.name} driver cannot keep their streams open",
+                next="run one with caddis machine exec",
+            )
+        return await driver.attach(self._where(id, wanted.container), wanted)
+
+    def _where(self, id: str, container: str) -> str:
+        """The id of the sandbox in which a command runs that names this container."""
         pod = self._pods.get(id)
         if pod is None:
-            if command.container:
-                raise InvalidArgument(f"there is no container {command.container!r}", why="the machine has none")
-            return await self._driver.execute(id, command)
+            if container:
+                raise InvalidArgument(f"there is no container {container!r}", why="the machine has none")
+            return id
         names = [name for name, _ in pod.states]
-        if command.container and command.container not in names:
-            raise InvalidArgument(f"there is no container {command.container!r}", why=f"there are {', '.join(names)}")
-        current = pod.current(command.container)
+        if container and container not in names:
+            raise InvalidArgument(f"there is no container {container!r}", why=f"there are {', '.join(names)}")
+        current = pod.current(container)
         if current is None:
-            raise FailedPrecondition("container not running", why=f"{command.container or 'none'} is not up")
-        return await self._driver.execute(current, command)
+            raise FailedPrecondition("container not running", why=f"{container or 'none'} is not up")
+        return current
 
     async def stats(self, id: str) -> Stats:
         return await self._driver.stats(id)

@@ -14,7 +14,7 @@ _SHELLS = ("sh", "bash", "ash", "dash")
 async def execute(sandbox: Sandbox, command: Command) -> CommandResult:
     """`sh -c` takes commands joined by `;` and `&&`, without anything else that a shell can do."""
     argv = command.argv
-    if _name(argv[0]) in _SHELLS and len(argv) >= 3 and argv[1] in ("-c", "-lc"):
+    if is_shell(argv[0]) and len(argv) >= 3 and argv[1] in ("-c", "-lc"):
         return await _shell(sandbox, argv[2], command.stdin)
     return await _one(sandbox, argv, command.stdin)
 
@@ -43,7 +43,7 @@ async def _shell(sandbox: Sandbox, line: str, stdin: bytes) -> CommandResult:
 
 
 async def _one(sandbox: Sandbox, argv: tuple[str, ...], stdin: bytes) -> CommandResult:
-    answer = _ANSWERS.get(_name(argv[0]))
+    answer = _ANSWERS.get(name(argv[0]))
     if answer is not None:
         code, text = await answer(sandbox, argv[1:], stdin)
     else:
@@ -51,7 +51,12 @@ async def _one(sandbox: Sandbox, argv: tuple[str, ...], stdin: bytes) -> Command
     return CommandResult(exit_code=code, stdout=text, stderr=b"")
 
 
-def _name(program: str) -> str:
+def is_shell(program: str) -> bool:
+    return name(program) in _SHELLS
+
+
+def name(program: str) -> str:
+    """Without its directory."""
     return program.rpartition("/")[2]
 
 

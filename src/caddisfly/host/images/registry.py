@@ -348,10 +348,9 @@ class RegistryClient:
 
     def _endpoint(self, reference: Reference, credentials: Credentials | None) -> _Endpoint:
         registry, settings = reference.registry, self._settings
-        known = settings.credentials.get(registry)
-        if known is None and registry == DOCKER_HUB:
-            known = settings.credentials.get("docker.io")
-        base = settings.mirrors.get(registry, "").rstrip("/")
+        names = (registry, "docker.io") if registry == DOCKER_HUB else (registry,)
+        known = next((settings.credentials[name] for name in names if name in settings.credentials), None)
+        base = next((settings.mirrors[name] for name in names if name in settings.mirrors), "").rstrip("/")
         named = {registry, _host(registry)} & settings.private_registries
         trusted = bool(base or known or named or registry in settings.insecure_registries)
         if not base:

@@ -23,14 +23,15 @@ def of(root: Node, app: AppConfig) -> dict[str, Any]:
     if app.files:
         kept["files"] = [_file(entry.to_wire(), entry.processes) for entry in app.files]
     if app.base:
-        kept["machine_config"] = json.dumps(app.base)
+        kept["machine_config"] = json.dumps(app.base, default=str)
         older = kept.get("experimental")
         if isinstance(older, dict):
             older.pop("machine_config", None)
         build = kept.get("build")
         if isinstance(build, dict):
             build.pop("compose", None)
-    return kept
+    plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))  # TOML and YAML have dates
+    return plain
 
 
 def _file(wire: Mapping[str, Any], processes: tuple[str, ...]) -> dict[str, Any]:

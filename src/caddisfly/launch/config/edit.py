@@ -54,13 +54,14 @@ def _put(table: Any, name: str, value: Any) -> None:
     if present is not None and _same(_unwrapped(present), value):
         return
     if isinstance(present, Mapping) and isinstance(value, Mapping):
-        for old in [key for key in present if key not in value]:
-            del table[name][old]
-        for key, inner in value.items():
-            _put(present, key, inner)
+        _become(table[name], value)
+        return
+    if isinstance(present, AoT) and _is_tables(value) and len(present) == len(value):
+        for entry, wanted in zip(table[name], value, strict=True):
+            _become(entry, wanted)
         return
     if isinstance(table, InlineTable):
-        table[name] = _inline(value)
+        table[name] = inline(value)
         return
     if present is not None and isinstance(present, AoT) != _is_tables(value):
         table.remove(name)  # another kind of thing cannot stand in its place
@@ -68,6 +69,13 @@ def _put(table: Any, name: str, value: Any) -> None:
     if present is None and isinstance(table, TOMLDocument) and table.body and _is_section(value):
         table.add(tomlkit.nl())
     table[name] = _item(value)
+
+
+def _become(table: Any, value: Mapping[str, Any]) -> None:
+    for old in [key for key in table if key not in value]:
+        del table[old]
+    for key, inner in value.items():
+        _put(table, key, inner)
 
 
 def _item(value: Any) -> Item:
@@ -85,17 +93,17 @@ def _item(value: Any) -> Item:
     return item
 
 
-def _inline(value: Any) -> Item:
+def inline(value: Any) -> Item:
     """On one line, because it stands in something that is."""
     if isinstance(value, Mapping):
         table = tomlkit.inline_table()
         for key, inner in value.items():
-            table.append(key, _inline(inner))
+            table.append(key, inline(inner))
         return table
     if isinstance(value, list):
         array = tomlkit.array()
         for entry in value:
-            array.append(_inline(entry))
+            array.append(inline(entry))
         return array
     item: Item = tomlkit.item(value)
     return item

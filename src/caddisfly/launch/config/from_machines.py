@@ -19,7 +19,7 @@ from caddisfly.launch.config.running import UNKNOWN, Machine, managed, metadata
 from caddisfly.launch.config.service_sections import service_sections
 from caddisfly.launch.config.translate import GROUP_KEY, PLATFORM_KEY, STANDBY_ENV
 from caddisfly.model.errors import FailedPrecondition
-from caddisfly.model.guest import PRESET_NAMES, Guest
+from caddisfly.model.guest import Guest
 
 OWNED = (
     *("app", "primary_region", "kill_signal", "kill_timeout", "swap_size_mb", "processes", "env", "http_service"),
@@ -192,11 +192,9 @@ def _vm(guest: Mapping[str, Any]) -> Values:
     shape = Guest(
         cpu_kind=said.pop("cpu_kind", "shared"), cpus=said.pop("cpus", 1), memory_mb=said.pop("memory_mb", 256)
     )
-    for name in PRESET_NAMES:
-        preset = Guest.of_preset(name)
-        if (preset.cpu_kind, preset.cpus) == (shape.cpu_kind, shape.cpus):
-            memory = {} if preset.memory_mb == shape.memory_mb else {"memory": f"{shape.memory_mb}mb"}
-            return {"size": name, **memory, **said}
+    if name := shape.preset:
+        memory = {} if Guest.of_preset(name).memory_mb == shape.memory_mb else {"memory": f"{shape.memory_mb}mb"}
+        return {"size": name, **memory, **said}
     return {"cpu_kind": shape.cpu_kind, "cpus": shape.cpus, "memory": f"{shape.memory_mb}mb", **said}
 
 

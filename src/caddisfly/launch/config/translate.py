@@ -61,14 +61,16 @@ def machine_config(app: AppConfig, group: str, *, existing: Mapping[str, Any] | 
     return containers.with_image(config, app.container, image) if image else config
 
 
-def release_machine(app: AppConfig, *, image: str = "", guest: Mapping[str, Any] | None = None) -> Wire:
-    """Of the Machine that runs `release_command` once. `guest` is for a file that does not say a size."""
+def release_machine(
+    app: AppConfig, *, image: str = "", guest: Mapping[str, Any] | None = None, command: tuple[str, ...] = ()
+) -> Wire:
+    """Of the Machine that runs `release_command`, or `command`, once. `guest` is for a file without a size."""
     said = app.deploy.release_command_vm
     return {
         **({"image": image} if image else {}),
         "init": _given(
             {
-                "cmd": list(app.deploy.release_command),
+                "cmd": list(command or app.deploy.release_command),
                 "entrypoint": list(app.experimental.entrypoint),
                 "swap_size_mb": app.swap_size_mb,
             }

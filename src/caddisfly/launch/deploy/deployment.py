@@ -214,6 +214,7 @@ async def _work(fleet: Fleet, found: Situation, release: Release) -> Outcome:
         fleet.shown.say("The release command has run already: the deploy that ran it was interrupted after it")
     else:
         await release_command.run(fleet, todo, release, found.machines, going_on=going_on)
+    await release_command.seed(fleet, todo, release, found.machines)
     await release.note(image=fleet.image.reference, making=dict(todo.making))
     if todo.creations:
         await creating.create(fleet, todo)
@@ -238,7 +239,7 @@ async def _work(fleet: Fleet, found: Situation, release: Release) -> Outcome:
 def _release_command(found: Situation, image: str) -> tuple[str, bool]:
     """The Machine of a killed deploy that runs the same release command, and whether that had ended well."""
     before = found.earlier
-    noted = before.progress.get("release_command") or {}
+    noted = before.progress.get(release_command.RELEASE) or {}
     same = before.status == releases.INTERRUPTED or before.status == releases.RUNNING
     same = same and _digest(str(before.progress.get("image") or before.image)) == _digest(image)
     same = same and before.definition == found.plan.config.definition

@@ -88,6 +88,8 @@ def _deeds(plan: Plan) -> list[str]:
     deeds = [f"remove {one.id}: {one.why}" for one in plan.removals if one.leftover]
     if plan.release_command:
         deeds.append(f"run the release command on a Machine of its own: {' '.join(plan.release_command)}")
+    if plan.seed_command:
+        deeds.append(f"run the seed command, this once: {' '.join(plan.seed_command)}")
     for group in plan.groups:
         updates = plan.updates_of(group)
         warm, probed = sum(one.warm for one in updates), sum(one.probe for one in updates)

@@ -60,6 +60,8 @@ class Options:
     """Machines keep their config and image, and are started anew: for what is read at a start, such as secrets."""
     min_secrets_version: int = 0
     skip_release_command: bool = False
+    seed: bool = False
+    """Whether `seed_command` is run too: with the deploy that ends a launch, and never again."""
     rollback: bool = True
     """Whether a deploy that fails puts everything back."""
     signal: str = ""

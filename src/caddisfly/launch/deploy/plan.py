@@ -126,6 +126,7 @@ class Plan:
     creations: tuple[Creation, ...] = ()
     removals: tuple[Removal, ...] = ()
     release_command: tuple[str, ...] = ()
+    seed_command: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
@@ -185,6 +186,7 @@ def plan(
         creations=() if options.update_only else tuple(made.creations),
         removals=(*leftovers, *made.removals),
         release_command=() if options.skip_release_command or options.restart_only else config.deploy.release_command,
+        seed_command=config.deploy.seed_command if options.seed else (),
         choices=tuple(made.choices),
         warnings=tuple(_warnings(config)),
         skipped=_unmanaged(machines),

@@ -22,6 +22,8 @@ from caddisfly.launch.deploy.plan import Plan
 from caddisfly.launch.deploy.release import Release
 from caddisfly.launch.deploy.watch import Slow, Unhealthy
 
+RELEASE = "release_command"
+"""Under which a release's progress tells how far it came."""
 _PAUSE_S = 0.25
 _LINES = 100
 _OVER = ("stopped", "destroyed", "failed", "destroying")
@@ -29,18 +31,36 @@ _OVER = ("stopped", "destroyed", "failed", "destroying")
 
 async def run(fleet: Fleet, plan: Plan, release: Release, machines: Sequence[Machine], *, going_on: str = "") -> None:
     """`going_on` is the id of a Machine that an earlier deploy started for it. Raises `Unhealthy`."""
-    if not plan.release_command:
-        return
-    command = " ".join(plan.release_command)
+    if plan.release_command:
+        await _run(fleet, plan, release, machines, RELEASE, plan.release_command, going_on=going_on)
+
+
+async def seed(fleet: Fleet, plan: Plan, release: Release, machines: Sequence[Machine]) -> None:
+    """What fills an empty database: run as the release command is, after it. Raises `Unhealthy`."""
+    if plan.seed_command:
+        await _run(fleet, plan, release, machines, "seed_command", plan.seed_command)
+
+
+async def _run(
+    fleet: Fleet,
+    plan: Plan,
+    release: Release,
+    machines: Sequence[Machine],
+    name: str,
+    words: tuple[str, ...],
+    *,
+    going_on: str = "",
+) -> None:
+    command = " ".join(words)
     if going_on and (there := await _there(fleet, going_on)) is not None:
         fleet.shown.say(f"Going on with the release command that the last deploy began: {command}")
         id = str(there["id"])
     else:
-        fleet.shown.say(f"Running {plan.config.app or fleet.app} release_command: {command}")
-        config = release_machine(plan.config, guest=_guest(plan, machines))
+        fleet.shown.say(f"Running {plan.config.app or fleet.app} {name}: {command}")
+        config = release_machine(plan.config, guest=_guest(plan, machines), command=words)
         made = await fleet.create(RELEASE_GROUP, plan.config.primary_region, config, launch=False)
         id = str(made["id"])
-        await release.note(release_command={"machine": id, "ended": False})
+        await release.note(**{name: {"machine": id, "ended": False}})
         await fleet.client.machines.wait(fleet.app, id, "stopped", timeout_s=_limit(fleet.options.wait_timeout_s))
         await fleet.client.machines.start(fleet.app, id, nonce=fleet.leases.nonce(id))
     exit = await _followed(fleet, id)
@@ -48,7 +68,7 @@ async def run(fleet: Fleet, plan: Plan, release: Release, machines: Sequence[Mac
     code = int(exit.get("exit_code") or 0)
     if code or exit.get("oom_killed") or exit.get("error"):
         raise await _failure(fleet, id, exit, code)
-    await release.note(release_command={"machine": id, "ended": True})
+    await release.note(**{name: {"machine": id, "ended": True}})
     fleet.shown.machine(id, "release command", "ended with exit code 0", "done")
 
 

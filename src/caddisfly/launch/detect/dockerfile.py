@@ -20,7 +20,7 @@ def name(folder: Folder) -> str:
     """The one that a build would take, empty when there is none."""
     stack = compose.read(folder)
     chosen = stack.apps[0].dockerfile if stack and stack.apps else ""
-    return folder.first(*([chosen] if chosen else []), NAME, "Containerfile")
+    return folder.first(*filter(None, (folder.dockerfile, chosen)), NAME, "Containerfile")
 
 
 def exposed(folder: Folder) -> int:

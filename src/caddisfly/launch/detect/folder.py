@@ -37,6 +37,8 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.doubts: list[str] = []
+        self.dockerfile = ""
+        """The one that somebody named; empty for the usual ones."""
         self._read: dict[str, str | None] = {}
         self._listed: dict[str, frozenset[str]] = {}
         self._tables: dict[str, dict[str, Any]] = {}

@@ -112,6 +112,9 @@ def settings(*parts: Default | Secret | Service | Iterable[Default | Secret | Se
     return Settings().plus(*flat)
 
 
+ONE_GB = Default(("vm",), [{"size": "shared-cpu-1x", "memory": "1gb"}], "most apps need about 1 GB of memory")
+
+
 def web(port: int, why: str, *, group: str = "app") -> list[Default]:
     """A service that speaks HTTP, which sleeps while nobody asks."""
     return [
@@ -121,7 +124,7 @@ def web(port: int, why: str, *, group: str = "app") -> list[Default]:
         Default(("http_service", "auto_start_machines"), True, "the next request starts it again"),
         Default(("http_service", "min_machines_running"), 0, "all may sleep; 1 keeps one awake"),
         Default(("http_service", "processes"), [group], f"requests go to the group {group}"),
-        Default(("vm",), [{"size": "shared-cpu-1x", "memory": "1gb"}], "most apps need about 1 GB of memory"),
+        ONE_GB,
     ]
 
 

@@ -2,7 +2,7 @@
 
 Everything it knows of a sandbox is in one directory on a file system that a reboot empties:
 
-    <run_dir>/sandboxes/<id>/   config.json   pid   conmon.pid   exit/<id>   started
+    <run_dir>/sandboxes/<id>/   runtime   config.json   pid   conmon.pid   exit/<id>   started
 
 `started` is written last. A sandbox without it was interrupted half-way and counts as never started.
 """
@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from caddisfly.host.drivers.driver import (
+    Attach,
     Bind,
     Command,
     CommandResult,
@@ -29,9 +30,10 @@ from caddisfly.host.drivers.driver import (
     Limits,
     Running,
     Sandbox,
+    Session,
     Stats,
 )
-from caddisfly.host.drivers.oci import command
+from caddisfly.host.drivers.oci import command, entry, session
 from caddisfly.host.drivers.oci.bundle import specification
 from caddisfly.host.drivers.oci.cgroups import ControlGroups, layout
 from caddisfly.host.drivers.oci.conmon import Shim
@@ -71,7 +73,7 @@ class OciDriver:
         reasons = []
         for name in names:
             try:
-                driver = cls.installed(name, run_dir=run_dir, timeout_s=timeout_s)
+                driver = await cls.installed(name, run_dir=run_dir, timeout_s=timeout_s)
             except FailedPrecondition as problem:
                 reasons.append(str(problem))
                 continue
@@ -83,11 +85,13 @@ class OciDriver:
         raise FailedPrecondition("no OCI runtime works on this host", why="; ".join(reasons), next="caddis doctor")
 
     @classmethod
-    def installed(cls, name: Name, *, run_dir: Path, timeout_s: float) -> OciDriver:
+    async def installed(cls, name: Name, *, run_dir: Path, timeout_s: float) -> OciDriver:
         """With this runtime, which was not tried. Raises `FailedPrecondition` when it is not installed."""
         groups = ControlGroups(layout())
         runtime = Runtime.install(name, directory=run_dir, groups=groups)
-        return cls(run_dir=run_dir, runtime=runtime, groups=groups, timeout_s=timeout_s)
+        driver = cls(run_dir=run_dir, runtime=runtime, groups=groups, timeout_s=timeout_s)
+        await driver._end_leftovers()
+        return driver
 
     async def fingerprint(self) -> Fingerprint:
         """Run a real sandbox with real limits, and see that it ran inside them."""
@@ -128,6 +132,7 @@ class OciDriver:
             return found
         shim = self._shim(sandbox.id)
         shim.directory.mkdir(exist_ok=True)
+        (shim.directory / "runtime").write_text(self.runtime)
         sandbox.log.parent.mkdir(parents=True, exist_ok=True)
         binds = (Bind(source=INIT_BINARY, target=INIT), *sandbox.binds)
         own = self._runtime.makes_groups
@@ -214,14 +219,31 @@ class OciDriver:
         return Exit(exit_code=code, signal=number, oom_killed=oom, at_ms=at_ms)
 
     async def execute(self, id: str, wanted: Command) -> CommandResult:
+        directory, joins = self._way_into(id)
+        return await command.execute(self._runtime, id, wanted, directory=directory, groups=joins)
+
+    async def attach(self, id: str, wanted: Attach) -> Session:
+        directory, joins = self._way_into(id)
+        return await session.attach(
+            self._runtime, id, wanted, directory=directory, groups=joins, timeout_s=self._timeout_s
+        )
+
+    def _way_into(self, id: str) -> tuple[Path, tuple[Path, ...]]:
+        """Where the files of a command go, and the control groups that it is to be started in."""
         shim = self._shim(id)
         if shim.own_pid() is None or shim.exit_code() is not None:
             raise FailedPrecondition("machine not running")
-        joins = () if self._runtime.makes_groups else self._own_groups(id)
-        return await command.execute(self._runtime, id, wanted, directory=shim.directory, groups=joins)
+        if self._runtime.makes_groups:
+            return shim.directory, ()
+        return shim.directory, tuple(group for group in self._groups.directories(id) if group.is_dir())
 
-    def _own_groups(self, id: str) -> tuple[Path, ...]:
-        return tuple(group for group in self._groups.directories(id) if group.is_dir())
+    async def _end_leftovers(self) -> None:
+        """Commands that an agent before this one began: nobody reads what they print."""
+        for directory in self._sandboxes.iterdir():
+            if not self._made(directory):
+                continue
+            for left in entry.leftovers(self._runtime, directory):
+                await entry.end_leftover(left, self._groups.processes(directory.name))
 
     async def stats(self, id: str) -> Stats:
         return self._groups.stats(id)
@@ -276,6 +298,13 @@ class OciDriver:
         shim = self._shim(id)
         if shim.own_pid() is not None:
             await asyncio.to_thread(_order, shim.control, b"2 0 0\n")
+
+    def _made(self, directory: Path) -> bool:
+        """Whether this sandbox is on this runtime, and not on another that shares the directory."""
+        try:
+            return (directory / "runtime").read_text() == self.runtime
+        except FileNotFoundError:  # from before several runtimes were used at once
+            return True
 
     def _shim(self, id: str) -> Shim:
         return Shim(id, self._sandboxes / id)
