@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from caddisfly.pytest_plugin import CaddisApp
 from tests.cli.machines import ID, MACHINES, Caddis, event, exited, machine
 from tests.client.conftest import Api
 
@@ -129,9 +130,9 @@ def test_status_shows_what_it_runs_in(api: Api, caddis: Caddis) -> None:
     assert "isolation" not in caddis("machine", "status", ID, "-a", "hello").out, "Fly does not say"
 
 
-def test_status_shows_what_a_simulated_machine_would_run_in(caddis_on_dev: Caddis, caddis_app: str) -> None:
-    made = caddis_on_dev("machine", "run", "nginx", "-a", caddis_app, "--json").json
-    assert "isolation   microvm (mock)\n" in caddis_on_dev("machine", "status", made["id"], "-a", caddis_app).out
+def test_status_shows_what_a_simulated_machine_would_run_in(caddis_on_dev: Caddis, caddis_app: CaddisApp) -> None:
+    made = caddis_app.create()
+    assert "isolation   microvm (mock)\n" in caddis_on_dev("machine", "status", made["id"], "-a", str(caddis_app)).out
 
 
 def test_a_machine_is_found_without_its_app(api: Api, caddis: Caddis) -> None:

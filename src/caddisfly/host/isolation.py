@@ -53,7 +53,7 @@ async def open_drivers(settings: HostSettings, driver_of: DriverOf) -> Several:
     if not offers:
         raise FailedPrecondition("no Machine can run on this host", why="; ".join(reasons), next="caddis doctor")
     log.info("isolation.offered", extra={"drivers": [driver.name for driver in offers.values()], "not": reasons})
-    return Several(offers, driver_of=driver_of, others=_left_by_others(settings, offers))
+    return Several(offers, driver_of=driver_of, others=await _left_by_others(settings, offers))
 
 
 async def _open(isolation: Isolation, settings: HostSettings, *, prove: bool) -> Driver:
@@ -68,7 +68,7 @@ async def _open(isolation: Isolation, settings: HostSettings, *, prove: bool) ->
     raise FailedPrecondition("there is no driver for microVMs yet")
 
 
-def _left_by_others(settings: HostSettings, offers: Mapping[Isolation, Driver]) -> list[Driver]:
+async def _left_by_others(settings: HostSettings, offers: Mapping[Isolation, Driver]) -> list[Driver]:
     """A runtime that was ever used since the last reboot has a directory."""
     offered = {driver.name for driver in offers.values()}
     found: list[Driver] = []
@@ -76,7 +76,9 @@ def _left_by_others(settings: HostSettings, offers: Mapping[Isolation, Driver]) 
         if f"oci/{name}" in offered or not (settings.run_dir / name).is_dir():
             continue
         try:
-            found.append(OciDriver.installed(name, run_dir=settings.run_dir, timeout_s=settings.runtime_timeout_s))
+            found.append(
+                OciDriver.installed(name, run_dir=settings.run_dir, timeout_s=settings.runtime_timeout_s)
+            )
         except FailedPrecondition as problem:
             log.warning("isolation.gone", extra={"runtime": name, "reason": str(problem)})
     return found

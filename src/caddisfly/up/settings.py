@@ -180,11 +180,8 @@ def load(config: Path | None = None, *, environment: Mapping[str, str] | None = 
     if edge:
         shared["apps_public_url"] = _apps_url(edge)
     isolation = _parse(IsolationSettings, "isolation", sources, {})
-    sources.check()
-    data_directory = platform.data_dir / "control"
-    control = _parse(
-        ControlSettings, "control", sources, {**shared, "data_directory": data_directory, "isolation": isolation}
-    )
+    own = {"data_directory": platform.data_dir / "control", **({"isolation": isolation} if isolation else {})}
+    control = _parse(ControlSettings, "control", sources, {**shared, **own})
     images = _parse(ImageSettings, "images", sources, shared)
     sources.check()
     return Settings(

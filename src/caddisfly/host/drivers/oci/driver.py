@@ -2,7 +2,7 @@
 
 Everything it knows of a sandbox is in one directory on a file system that a reboot empties:
 
-    <run_dir>/sandboxes/<id>/   config.json   pid   conmon.pid   exit/<id>   started
+    <run_dir>/sandboxes/<id>/   runtime   config.json   pid   conmon.pid   exit/<id>   started
 
 `started` is written last. A sandbox without it was interrupted half-way and counts as never started.
 """
@@ -133,6 +133,7 @@ class OciDriver:
         self._met.add(sandbox.id)
         shim = self._shim(sandbox.id)
         shim.directory.mkdir(exist_ok=True)
+        (shim.directory / "runtime").write_text(self.runtime)
         sandbox.log.parent.mkdir(parents=True, exist_ok=True)
         binds = (Bind(source=INIT_BINARY, target=INIT), *sandbox.binds)
         own = self._runtime.makes_groups
@@ -300,6 +301,13 @@ class OciDriver:
         shim = self._shim(id)
         if shim.own_pid() is not None:
             await asyncio.to_thread(_order, shim.control, b"2 0 0\n")
+
+    def _made(self, directory: Path) -> bool:
+        """Whether this sandbox is on this runtime, and not on another that shares the directory."""
+        try:
+            return (directory / "runtime").read_text() == self.runtime
+        except FileNotFoundError:  # from before several runtimes were used at once
+            return True
 
     def _shim(self, id: str) -> Shim:
         return Shim(id, self._sandboxes / id)
