@@ -76,9 +76,7 @@ async def _left_by_others(settings: HostSettings, offers: Mapping[Isolation, Dri
         if f"oci/{name}" in offered or not (settings.run_dir / name).is_dir():
             continue
         try:
-            found.append(
-                OciDriver.installed(name, run_dir=settings.run_dir, timeout_s=settings.runtime_timeout_s)
-            )
+            found.append(OciDriver.installed(name, run_dir=settings.run_dir, timeout_s=settings.runtime_timeout_s))
         except FailedPrecondition as problem:
             log.warning("isolation.gone", extra={"runtime": name, "reason": str(problem)})
     return found
