@@ -23,11 +23,14 @@ Caddis = Callable[..., Outcome]
 @pytest.fixture
 def caddis(caddis_on_dev: Caddis, caddis_dev: CaddisDev) -> Iterator[Caddis]:
     """What a test makes is gone after it: names are few."""
-    before = {app["name"] for app in caddis_dev.client.apps.list()}
+    before = app_names(caddis_dev)
     yield caddis_on_dev
-    for app in caddis_dev.client.apps.list():
-        if app["name"] not in before:
-            caddis_dev.client.apps.delete(app["name"])
+    for name in app_names(caddis_dev) - before:
+        caddis_dev.client.apps.delete(name)
+
+
+def app_names(caddis_dev: CaddisDev) -> set[str]:
+    return {str(app["name"]) for app in caddis_dev.client.apps.list()}
 
 
 def fly_toml(folder: Path) -> dict[str, Any]:
@@ -108,6 +111,33 @@ def test_a_release_command_waits_for_its_database(caddis: Caddis, tmp_path: Path
     assert "`python manage.py migrate --noinput` runs before the deploy and needs DATABASE_URL" in done.err
 
 
+CHECKED = """\
+app = "store"
+[build]
+image = "acme/store:1"
+[http_service]
+internal_port = 8080
+[[http_service.checks]]
+interval = "1s"
+timeout = "1s"
+grace_period = "1s"
+path = "/"
+[deploy]
+release_command = "migrate"
+seed_command = "seed"
+"""
+
+
+def test_a_launch_ends_with_a_deploy_and_may_be_repeated(caddis: Caddis, caddis_dev: CaddisDev, tmp_path: Path) -> None:
+    project(tmp_path / "shop", {"fly.toml": CHECKED})
+    for seeds in (True, False):
+        done = caddis("launch", "shop", "--yes", "--ha=false", "--secret", "KEY=1")
+        assert done.code == 0, done.err
+        assert ("run the seed command, this once: seed" in done.err) == seeds
+        assert [one["state"] for one in caddis_dev.client.machines.list("store")] == ["started"]
+    assert "Release v2 of store is complete: " in done.out
+
+
 def test_what_must_be_looked_at_is_not_deployed(caddis: Caddis, tmp_path: Path) -> None:
     project(tmp_path / "shop", projects.NUMPY)
     done = caddis("launch", "shop", "--yes")
@@ -126,7 +156,7 @@ def test_an_empty_folder_gets_an_answer_and_no_guess(caddis: Caddis, caddis_dev:
         "Next:  add a Dockerfile, name a --framework, or deploy an image with --image",
     ]
     assert list((tmp_path / "shop").iterdir()) == []
-    assert "shop" not in [app["name"] for app in caddis_dev.client.apps.list()]
+    assert "shop" not in app_names(caddis_dev)
 
 
 def test_each_flag_is_in_the_file(caddis: Caddis, caddis_dev: CaddisDev, tmp_path: Path) -> None:
@@ -158,7 +188,12 @@ def test_an_image_needs_no_source_and_port_0_no_service(caddis: Caddis, tmp_path
 
 
 def test_a_dockerfile_elsewhere_and_its_ignore_file(caddis: Caddis, tmp_path: Path) -> None:
-    project(tmp_path / "shop", {"docker/web": "FROM alpine\nEXPOSE 7000\n", ".gitignore": "secret.txt\n", "a.py": ""})
+    files = {
+        "docker/web": "FROM alpine\nEXPOSE 7000\n",
+        ".gitignore": "secret.txt\n",
+        "web/.gitignore": "/out\n*.map\n",
+    }
+    project(tmp_path / "shop", files)
     done = caddis(
         "launch", "shop", "--no-deploy", "--dockerfile", "shop/docker/web", "--dockerignore-from-gitignore", "--json"
     )
@@ -167,7 +202,8 @@ def test_a_dockerfile_elsewhere_and_its_ignore_file(caddis: Caddis, tmp_path: Pa
     written = json.loads((tmp_path / "shop" / "fly.json").read_text())
     assert written["build"] == {"dockerfile": "docker/web"}
     assert written["http_service"]["internal_port"] == 7000
-    assert "**/secret.txt" in (tmp_path / "shop" / ".dockerignore").read_text().splitlines()
+    ignored = (tmp_path / "shop" / ".dockerignore").read_text().splitlines()
+    assert {"**/secret.txt", "web/out", "web/**/*.map"} < set(ignored)
 
 
 KEPT = """\
@@ -267,7 +303,7 @@ def test_in_a_terminal_files_are_asked_for(caddis: Caddis, tmp_path: Path) -> No
     assert "-FROM mine" in done.err
     assert (tmp_path / "shop" / "Dockerfile").read_text() == "FROM mine\n"
     assert (tmp_path / "shop" / "fly.toml").read_text() == ""
-    assert caddis("apps", "list", "--json").json == []
+    assert "shop" not in [app["name"] for app in caddis("apps", "list", "--json").json]
 
 
 def test_an_api_that_is_away_leaves_the_folder_alone(
@@ -311,17 +347,17 @@ def test_killed_after_any_step_the_next_launch_converges(
     step: str, caddis: Caddis, caddis_dev: CaddisDev, tmp_path: Path
 ) -> None:
     project(tmp_path / "shop", projects.DJANGO)
+    others = app_names(caddis_dev)
     argv = [sys.executable, "-c", KILLED, step, "launch", "shop", "--no-deploy", "--generate-name"]
     killed = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert killed.returncode == -9, killed.stderr
-    before = [app["name"] for app in caddis_dev.client.apps.list()]
+    before = app_names(caddis_dev) - others
 
     done = caddis("launch", "shop", "--no-deploy")
     assert done.code == 0, done.err
     written = fly_toml(tmp_path / "shop")
-    after = [app["name"] for app in caddis_dev.client.apps.list()]
-    assert before in ([], after)
-    assert after == [written["app"]]
+    assert app_names(caddis_dev) - others == {written["app"]}
+    assert before <= {written["app"]}
     assert written["kill_signal"] == "SIGTERM"  # of the Dockerfile that launch writes: it was not taken for another's
     assert secret_names(caddis_dev, written["app"]) == {"SECRET_KEY"}
     assert list((tmp_path / ".config" / "caddisfly" / "launches").iterdir()) == []

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.cli.machines import ID, MACHINES, Caddis, exited, machine
+from caddisfly.pytest_plugin import CaddisApp
+from tests.cli.machines import ID, MACHINES, Caddis, event, exited, machine
 from tests.client.conftest import Api
 
 
@@ -116,6 +117,22 @@ def test_status_shows_what_happened(api: Api, caddis: Caddis) -> None:
     outcome = caddis("machine", "status", ID, "-a", "hello")
     assert "1 shared CPU, 256 MiB" in outcome.out
     assert "exit code 137, out of memory" in outcome.out
+
+
+def test_status_shows_what_it_runs_in(api: Api, caddis: Caddis) -> None:
+    runs_on = {"isolation": "gvisor", "driver": "oci/runsc"}
+    started = event("start", "started", request=runs_on)
+    api.on("GET", f"{MACHINES}/{ID}", (200, machine(isolation="gvisor", events=[exited(1), started])))
+    outcome = caddis("machine", "status", ID, "-a", "hello")
+    assert "isolation   gvisor (oci/runsc)\n" in outcome.out
+    assert "start\tstarted\tuser\tgvisor (oci/runsc)\n" in outcome.out
+    api.on("GET", f"{MACHINES}/{ID}", (200, machine()))
+    assert "isolation" not in caddis("machine", "status", ID, "-a", "hello").out, "Fly does not say"
+
+
+def test_status_shows_what_a_simulated_machine_would_run_in(caddis_on_dev: Caddis, caddis_app: CaddisApp) -> None:
+    made = caddis_app.create()
+    assert "isolation   microvm (mock)\n" in caddis_on_dev("machine", "status", made["id"], "-a", str(caddis_app)).out
 
 
 def test_a_machine_is_found_without_its_app(api: Api, caddis: Caddis) -> None:

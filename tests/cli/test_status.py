@@ -71,6 +71,7 @@ FAILING = {"name": "alive", "status": "critical", "output": "refused\x1b[2J", "u
         ({}, None),
         ({"state": "stopped", "events": [exited(0)]}, None),
         ({"state": "stopped", "events": [exited(3)]}, "exit code 3"),
+        ({"state": "stopped", "events": [exited(130, requested_stop=True)]}, None),
         ({"state": "failed", "events": [exited(137, oom_killed=True)]}, "out of memory"),
         ({"host_status": "unreachable"}, "host does not answer"),
         ({"state": "restarting"}, "started again"),

@@ -31,8 +31,11 @@ from tests.conftest import eventually
 class FakeHost:
     """`memory_mb` is what it may promise to Machines. `failing[method]` is raised in place of an answer."""
 
-    def __init__(self, *, url: str, token: str, region: str = "ams", memory_mb: int = 8_000_000) -> None:
-        self.id, self.region, self.memory_mb = ids.host_id(), region, memory_mb
+    def __init__(
+        self, *, url: str, token: str, region: str = "ams", memory_mb: int = 8_000_000, isolation: str = ""
+    ) -> None:
+        """`isolation` is all that it offers. Empty: it is of a version that does not say."""
+        self.id, self.region, self.memory_mb, self.isolation = ids.host_id(), region, memory_mb, isolation
         self.bus = Bus(url=url, token=token, name=f"host-{self.id}")
         self.machines: dict[str, Machine] = {}
         self.failing: dict[str, Problem] = {}
@@ -148,6 +151,7 @@ class FakeHost:
             region=self.region,
             score=0.0 if lacking else float(free),
             refusal="insufficient memory" if lacking else "" if self.region in request.regions else "not in region",
+            isolation=self.isolation,
         )
         await message.respond(bid.model_dump_json().encode())
 

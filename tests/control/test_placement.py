@@ -10,7 +10,9 @@ import httpx
 import pytest
 
 from caddisfly.bus import contract
+from caddisfly.control.placement.isolation import IsolationSettings
 from caddisfly.control.placement.market import nobody, rank
+from caddisfly.control.settings import ControlSettings
 from caddisfly.model.errors import Aborted, InvalidArgument, Unavailable, Unprocessable
 from tests.conftest import NatsServer
 from tests.control.api import Api
@@ -132,6 +134,60 @@ async def test_a_refused_reservation_goes_to_the_next(
     reply = await client.post(MACHINES, json=NGINX, headers={"Idempotency-Key": "k"})
     assert reply.status_code == 200
     assert (len(best.machines), len(next_best.machines)) == (0, 1)
+
+
+@pytest.fixture
+def policy(settings: ControlSettings) -> ControlSettings:
+    """Two organizations that must have something, and one that may have anything."""
+    organizations = {"careful": ["microvm", "gvisor"], "fast": "container"}
+    return settings.model_copy(update={"isolation": IsolationSettings.model_validate({"organizations": organizations})})
+
+
+async def test_an_organizations_machines_go_only_where_its_isolation_is(
+    policy: ControlSettings, new_host: NewHost
+) -> None:
+    api = Api(policy)
+    await api.start()
+    try:
+        old, container, microvm = [await new_host(isolation=name) for name in ("", "container", "microvm")]
+        await api.ready(hosts=3)
+        for slug, hosts in (("careful", {microvm.id}), ("fast", {container.id})):
+            _, token = await api.tenant(slug)
+            client = api.client(token)
+            assert (await client.post("/v1/apps", json={"name": slug, "org_slug": slug})).status_code == 201
+            for _ in range(3):
+                assert (await client.post(f"/v1/apps/{slug}/machines", json=NGINX)).status_code == 200
+            placed = {
+                host.id for host in (old, container, microvm) for m in host.machines.values() if m.org_slug == slug
+            }
+            assert placed == hosts
+        sent = [call.isolation for name, call in microvm.calls if name == "machine.create"]
+        assert sent == [("microvm", "gvisor")] * 3
+    finally:
+        await api.stop()
+
+
+async def test_nobody_who_offers_the_isolation_is_said_in_words(policy: ControlSettings, new_host: NewHost) -> None:
+    api = Api(policy)
+    await api.start()
+    try:
+        old, container = await new_host(isolation=""), await new_host(isolation="container")
+        await api.ready(hosts=2)
+        _, token = await api.tenant("careful")
+        client = api.client(token)
+        assert (await client.post("/v1/apps", json={"name": "demo", "org_slug": "careful"})).status_code == 201
+        for call in (
+            client.post(MACHINES, json=NGINX),
+            client.post("/v1/platform/placements", json={"org_slug": "careful", "compute": {"memory_mb": 256}}),
+        ):
+            reply = (await call).json()
+            assert reply["status"] == "insufficient_capacity"
+            assert f"must have microvm or gvisor, and host {container.id} offers container" in reply["why"]
+            assert f"host {old.id} offers something that it does not name" in reply["why"]
+        assert not old.calls
+        assert not container.calls
+    finally:
+        await api.stop()
 
 
 async def test_a_bad_image_is_not_tried_elsewhere(empty_api: Api, client: httpx.AsyncClient, new_host: NewHost) -> None:

@@ -105,11 +105,22 @@ async def test_one_key_makes_one_release(releases: Releases, app: App, user: str
         await releases.begin(app.id, Draft(image_ref="other"), user_id=user, key="k")
 
 
+async def test_old_ones_are_forgotten_but_not_the_current_one(
+    releases: Releases, app: App, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("caddisfly.control.records.releases.KEPT", 2)
+    for status in ("failed", "complete", "failed", "failed", "failed"):
+        made = await releases.begin(app.id, Draft(), user_id=user)
+        await releases.change(app.id, made.version, Change(status=status), nonce=made.nonce)
+    assert [one.version for one in await releases.of(app.id, limit=9)] == [5, 4, 2]
+    assert (await releases.find(app.id, "current")).version == 2
+
+
 async def test_what_is_too_large_or_too_deep_is_refused(releases: Releases, app: App, user: str) -> None:
     deep: dict[str, object] = {}
     for _ in range(60):
         deep = {"a": [deep]}
-    for definition in ({"a": "x" * 600_000}, deep):
+    for definition in ({"a": "x" * 2_200_000}, deep):
         with pytest.raises(InvalidArgument, match="definition"):
             await releases.begin(app.id, Draft(definition=definition), user_id=user)
     assert await releases.of(app.id, limit=1) == []

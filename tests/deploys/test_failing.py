@@ -123,3 +123,12 @@ def test_wrong_flags_name_what_is_allowed(project: Project) -> None:
         assert done.code in (1, 2), flags
         assert said in done.err, flags
     assert project.machines() == []
+
+
+def test_machines_that_were_on_their_way_when_another_failed_are_removed_too(project: Project) -> None:
+    groups = '[processes]\nmany = "run"\nlost = "run"\n[caddisfly]\ncount = 8\n[caddisfly.groups.lost]\n'
+    project.write(f'{groups}count = 1\nregions = ["nowhere"]\n')
+    done = project.deploy("shop:1")
+    assert done.code == 1, done.err
+    assert "nowhere" in done.err
+    assert project.machines() == []

@@ -17,7 +17,9 @@ import pytest
 from caddisfly.host.drivers.driver import Driver, Limits, Sandbox
 from caddisfly.host.drivers.mock import MockDriver
 from caddisfly.host.drivers.oci.driver import OciDriver
+from caddisfly.host.drivers.several import Several
 from caddisfly.host.images.build import busybox_layer
+from caddisfly.model.isolation import CONTAINER, GVISOR, Isolation
 from tests.leaks import TEST_DIRECTORY, traces
 
 _number = itertools.count(1)
@@ -66,7 +68,7 @@ def root() -> Iterator[Path]:
     subprocess.run(["rm", "-rf", directory], check=True)
 
 
-@pytest.fixture(params=["mock", "oci/crun", "oci/runc", "oci/runsc"])
+@pytest.fixture(params=["mock", "several", "oci/crun", "oci/runc", "oci/runsc"])
 async def bench(request: pytest.FixtureRequest, root: Path) -> AsyncIterator[Bench]:
     before = traces()
     kind, _, runtime = request.param.partition("/")
@@ -77,6 +79,16 @@ async def bench(request: pytest.FixtureRequest, root: Path) -> AsyncIterator[Ben
             return mock
 
         made = Bench(mock, same, frozenset(), root)
+    elif kind == "several":
+        drivers: dict[Isolation, Driver] = {CONTAINER: _named("even"), GVISOR: _named("odd")}
+
+        def driver_of(id: str) -> str | None:
+            return ("even", "odd")[int(id[-8:], 16) % 2] if id.startswith("d") else None
+
+        async def both() -> Driver:
+            return Several(drivers, driver_of=driver_of)
+
+        made = Bench(await both(), both, frozenset(), root)
     else:
 
         async def choose() -> Driver:
@@ -91,6 +103,12 @@ async def bench(request: pytest.FixtureRequest, root: Path) -> AsyncIterator[Ben
     assert await made.driver.known() == frozenset()
     left = traces() - before
     assert not left, "\n".join(sorted(left))
+
+
+def _named(name: str) -> MockDriver:
+    mock = MockDriver()
+    mock.name = name
+    return mock
 
 
 @pytest.fixture

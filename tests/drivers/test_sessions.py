@@ -181,9 +181,9 @@ async def test_the_next_agent_ends_what_the_one_before_began(shell: Shell) -> No
     session = await shell.sh("trap '' HUP; sleep 4321; echo", window=Window(columns=80, rows=24))
     await eventually(lambda: _seen(shell, "sleep 4321"))
     await shell.bench.restarted()
+    assert isinstance(await shell.bench.driver.recover(shell.id), Running)
     await eventually(lambda: _gone(shell, "4321"), timeout_s=5)
     assert await session.wait() != 0
-    assert isinstance(await shell.bench.driver.recover(shell.id), Running)
 
 
 async def test_one_that_was_only_about_to_begin_never_does(shell: Shell) -> None:

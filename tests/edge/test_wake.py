@@ -196,6 +196,7 @@ async def test_a_wake_that_hangs_ends_at_the_deadline(platform: Platform) -> Non
         ({"state": states.STOPPED, "service": {"autostart": False}}, b"PM08"),
         ({"state": states.DESTROYING}, b"PM08"),
         ({"state": states.STARTED, "cordoned": True}, b"PR04"),
+        ({"state": states.STOPPED, "cordoned": True}, b"PR04"),
     ],
 )
 async def test_what_may_not_be_woken_is_503(platform: Platform, changes: dict[str, Any], code: bytes) -> None:

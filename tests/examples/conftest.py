@@ -73,7 +73,7 @@ def examples() -> Iterator[Examples]:
     try:
         up = box.caddis("up", "--detach")
         assert up.returncode == 0, up.stderr
-        with ThreadPoolExecutor(6) as pool:  # they are built one by one, and watched side by side
+        with ThreadPoolExecutor(3) as pool:  # they are built one by one, and watched side by side
             django = pool.submit(_with_its_database, box)
             others = [
                 pool.submit(box.launch, name) for name in ("fastapi", "flask-worker", "node", "groups", "dockerfile")

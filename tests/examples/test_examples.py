@@ -39,7 +39,7 @@ def test_the_release_command_made_the_table(examples: Examples) -> None:
 
 def test_workers_work(examples: Examples) -> None:
     for app, said in (("flask-worker", "done by group worker"), ("groups", "it is ")):
-        wait_until(lambda app=app, said=said: said in examples.logs(app))  # type: ignore[misc]
+        wait_until(lambda app=app, said=said: said in examples.logs(app))
 
 
 def test_groups_are_of_their_own_size(examples: Examples) -> None:

@@ -17,6 +17,7 @@ from caddisfly.host.agent import Agent
 from caddisfly.host.drivers.notes import State
 from caddisfly.host.drivers.pod import Pod
 from caddisfly.host.drivers.pods import Pods
+from caddisfly.host.isolation import Choice
 from caddisfly.host.journal.journal import Contents, Write
 from caddisfly.host.journal.operation import Operation
 from caddisfly.host.operations import engine as engine_module
@@ -402,7 +403,16 @@ def pod_needs_room_to_stop() -> list[Patch]:
     return [(Pod, "_note_stop", Pod._save)]
 
 
-_ADOPT_POD, _BEGIN_POD = Pod.adopt, Pod.begin
+def driver_not_recorded() -> list[Patch]:
+    """Which driver an incarnation is built by is left out of its record: the next agent asks the one it is set to."""
+
+    def incarnate(self: Choice, machine: Machine) -> Machine:
+        return replace(_INCARNATE(self, machine), driver="")
+
+    return [(Choice, "incarnate", incarnate)]
+
+
+_ADOPT_POD, _BEGIN_POD, _INCARNATE = Pod.adopt, Pod.begin, Choice.incarnate
 
 BUGS: dict[str, Callable[[], list[Patch]]] = {
     plant.__name__: plant
@@ -439,6 +449,7 @@ BUGS: dict[str, Callable[[], list[Patch]]] = {
         pod_ends_only_newest,
         pod_begun_before_noted,
         pod_needs_room_to_stop,
+        driver_not_recorded,
     )
 }
 

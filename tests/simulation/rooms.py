@@ -50,6 +50,7 @@ class Box:
     id: str
     version: str
     root: str = ""
+    driver: str = ""
     made: bool = True
     exit: Exit | None = None
     stubborn: bool = False
@@ -236,7 +237,16 @@ class _Room:
 class SimDriver(_Room):
     """The contract of drivers over the world's boxes."""
 
-    name, runtime = "simulated", "simulated"
+    def __init__(self, world: World, name: str) -> None:
+        super().__init__(world)
+        self.name = name
+
+    def _box(self, id: str) -> Box | None:
+        """Only the driver that a sandbox was started with knows what to do with it."""
+        box = self._rooms.boxes.get(id)
+        if box is not None and box.driver != self.name:
+            self._world.complain(f"{id} is on {box.driver}, and {self.name} was asked about it")
+        return box
 
     async def fingerprint(self) -> Fingerprint:
         return Fingerprint(works=True)
@@ -247,7 +257,7 @@ class SimDriver(_Room):
     async def start(self, sandbox: Sandbox) -> Running:
         id, version = sandbox.id, sandbox.env[0]
         self._rooms.intended(id, "start")
-        box = self._rooms.boxes.setdefault(id, Box(id, version))
+        box = self._rooms.boxes.setdefault(id, Box(id, version, driver=self.name))
         if box.running:
             return Running(1)
         try:
@@ -259,7 +269,7 @@ class SimDriver(_Room):
         return Running(1)
 
     async def signal(self, id: str, number: int) -> None:
-        box = self._rooms.boxes.get(id)
+        box = self._box(id)
         if box is not None and not (box.stubborn and number != 9):
             await self._effect("signal", id, lambda: self._rooms.end(id, 137 if number == 9 else 0), fails=False)
 
@@ -267,7 +277,7 @@ class SimDriver(_Room):
         await self._effect("kill", id, lambda: self._rooms.end(id, 137), fails=False)
 
     async def wait(self, id: str) -> Exit:
-        box = self._rooms.boxes.get(id)
+        box = self._box(id)
         if box is None or box.made:
             return Exit(exit_code=137, signal=9, error=f"run {id}")
         if box.exit is not None:
@@ -277,7 +287,7 @@ class SimDriver(_Room):
         return await waiter
 
     async def execute(self, id: str, command: Command) -> CommandResult:
-        box = self._rooms.boxes.get(id)
+        box = self._box(id)
         if box is None or not box.running:
             raise FailedPrecondition("machine not running")
         await asyncio.sleep(self._world.brief())
@@ -288,7 +298,7 @@ class SimDriver(_Room):
 
     async def recover(self, id: str) -> Running | Ended | None:
         await asyncio.sleep(0)
-        box = self._rooms.boxes.get(id)
+        box = self._box(id)
         if box is None or box.made:
             return None
         return Ended(box.exit) if box.exit is not None else Running(1)
@@ -296,14 +306,14 @@ class SimDriver(_Room):
     async def destroy(self, id: str) -> None:
         def gone() -> None:
             self._rooms.end(id, 137)
-            box = self._rooms.boxes.get(id)
+            box = self._box(id)
             if box is not None and not box.running:
                 del self._rooms.boxes[id]
 
         if self._world.sweeping:
             self._rooms.unowned(id)
         await self._effect("destroy", id, gone)
-        box = self._rooms.boxes.get(id)
+        box = self._box(id)
         if box is not None and box.running:
             await asyncio.sleep(self._world.settings.runtime_timeout_s)
             raise TimeoutError
@@ -312,7 +322,7 @@ class SimDriver(_Room):
         return frozenset()
 
     async def known(self) -> frozenset[str]:
-        return frozenset(self._rooms.boxes)
+        return frozenset(id for id, box in self._rooms.boxes.items() if box.driver == self.name)
 
 
 class SimRoots(_Room):

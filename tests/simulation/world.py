@@ -26,6 +26,7 @@ from caddisfly.host.agent import Agent
 from caddisfly.host.capacity import Capacity
 from caddisfly.host.checks.probe import Finding
 from caddisfly.host.drivers.driver import Sandbox
+from caddisfly.host.drivers.several import DriverOf, Several
 from caddisfly.host.guest import Surroundings
 from caddisfly.host.journal.journal import Contents
 from caddisfly.host.operations.engine import Engine
@@ -34,6 +35,7 @@ from caddisfly.model import ids, states
 from caddisfly.model.check import CheckConfig
 from caddisfly.model.config import Config
 from caddisfly.model.errors import Problem
+from caddisfly.model.isolation import CONTAINER
 from caddisfly.model.machine import Machine
 from tests.simulation import invariants
 from tests.simulation.bus import Server, SimClient
@@ -73,10 +75,13 @@ class SimComputer:
         self.images: Any = SimImages(world)
         self.links = SimLinks(world)
 
-    async def open(self) -> SimDriver:
+    async def open(self, driver_of: DriverOf) -> Several:
         await self.links.open()
         await self.images.open()
-        return SimDriver(self._world)
+        # Each agent is set to another driver than the one before it, for what starts under it.
+        drivers = [SimDriver(self._world, name) for name in ("simulated/one", "simulated/two")]
+        now = self._world.boots % len(drivers)
+        return Several({CONTAINER: drivers.pop(now)}, driver_of=driver_of, others=drivers)
 
     async def close(self) -> None:
         await self.images.close()
@@ -145,7 +150,7 @@ class World:
         self.destroys: set[str] = set()
         """Machines whose destroy was accepted."""
         self.created: list[str] = []
-        self.calls = 0
+        self.calls = self.boots = 0
         self._effects = 0
         self._client = Process("client")
         self._calls: set[asyncio.Task[None]] = set()
@@ -189,6 +194,7 @@ class World:
     def boot(self) -> None:
         if self.process is not None and not self.process.dead:
             return
+        self.boots += 1
         self.process = process = Process("agent", on_death=self._died)
         self.note("boot")
         self.loop.spawn(process, self._agent(process), name="agent")

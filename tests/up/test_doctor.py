@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from caddisfly.up import commands, doctor_builds, doctor_kvm
+from caddisfly.up import commands, doctor_builds, doctor_isolation, doctor_kvm
 from caddisfly.up.doctor_kernel import layout
-from caddisfly.up.examination import Ran, bench
+from caddisfly.up.examination import Check, Ran, bench
 from caddisfly.up.settings import load
 from tests.conftest import free_port
 
@@ -56,7 +56,42 @@ def test_it_looks_and_leaves_nothing(tmp_path: Path) -> None:
     for name in ("root", "memory limit", "overlay", "network", "firewall", "conmon", "runc", "builds"):
         assert checks[name]["result"] == "ok", checks[name]
     assert checks["control groups"]["found"].startswith(layout())
+    assert "container by" in checks["isolation"]["found"]
     assert all(check["next"] for check in checks.values() if check["result"] != "ok")
+
+
+def _found(**results: str) -> list[Check]:
+    return [Check(name=name, result=result, found=f"{name} is {result}") for name, result in results.items()]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("host", "found", "result", "said"),
+    [
+        (
+            "",
+            {"crun": "ok", "runsc": "ok", "KVM": "warn"},
+            "ok",
+            "container by crun; gvisor by runsc for organizations",
+        ),
+        ("", {"crun": "warn", "runc": "ok", "KVM": "ok"}, "ok", "microvm by KVM; container by runc for organizations"),
+        (
+            'runtime = "runc"',
+            {"crun": "ok", "runc": "warn", "runsc": "ok"},
+            "ok",
+            "gvisor by runsc; no microvm (see KVM)",
+        ),
+        ('runtime = "runsc"', {"crun": "ok", "runsc": "ok"}, "ok", "gvisor by runsc; [host]"),
+        ('isolation = "gvisor"', {"crun": "ok", "runsc": "warn"}, "fail", "[host] isolation is gvisor; no gvisor"),
+    ],
+)
+def test_it_says_what_machines_will_run_in(
+    tmp_path: Path, host: str, found: dict[str, str], result: str, said: str
+) -> None:
+    file = tmp_path / "caddisfly.toml"
+    file.write_text(f'[platform]\ndata_dir = "{tmp_path}/data"\nrun_dir = "{tmp_path}/run"\n[host]\n{host}\n')
+    check = doctor_isolation.verdict(_found(**found), load(file, environment={}))
+    assert check.result == result
+    assert check.found.startswith(said)
 
 
 @pytest.mark.parametrize("closed", ["", "home", "home/data"])

@@ -93,6 +93,36 @@ def test_a_wrong_value_is_named_with_what_is_allowed(tmp_path: Path) -> None:
     assert why.endswith("got 'podman'")
 
 
+def test_who_may_have_which_isolation(tmp_path: Path) -> None:
+    text = '[isolation]\ndefault = "gvisor"\norganizations = { acme = ["microvm"], own = ["container", "gvisor"] }\n'
+    isolation = load(written(tmp_path, text), environment={}).control.isolation
+    assert [isolation.allowed(slug) for slug in ("acme", "own", "other")] == [
+        ("microvm",),
+        ("container", "gvisor"),
+        ("gvisor",),
+    ]
+    assert load(written(tmp_path, ""), environment={}).control.isolation.allowed("acme") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ('[isolation]\ndefault = "vm"', "5: isolation.default.0: must be 'microvm', 'gvisor' or 'container', got 'vm'"),
+        ("[isolation]\ndefault = []", "5: isolation.default: value should have at least 1 item"),
+        ('[isolation.organizations]\nacme = ["microvm", "x"]', "4: isolation.organizations.acme.1: must be 'microvm'"),
+        ('[isolation]\norganizations = { Acme = "gvisor" }', "5: isolation.organizations.Acme.[key]: must match"),
+        ('[isolation]\nacme = "gvisor"', "5: unknown key 'acme' in [isolation]"),
+        (
+            '[host]\nruntime = "runsc"\nisolation = "container"',
+            "6: host.isolation: must not be container where runtime is runsc",
+        ),
+    ],
+)
+def test_a_wrong_isolation_is_refused(tmp_path: Path, text: str, mistake: str) -> None:
+    file = written(tmp_path, text)
+    assert refusal(file).startswith(f"{file}:{mistake}")
+
+
 def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     file = written(tmp_path, 'region = "Amsterdam"\nedge_workers = -1\n')
     lines = refusal(file).splitlines()

@@ -65,6 +65,8 @@ class HostEntry(BaseModel):
     name: str
     region: str
     drivers: tuple[str, ...]
+    isolation: tuple[str, ...] = ()
+    """The classes of `drivers`, in the same order, the preferred first."""
     cpus: int
     memory_mb: int
     version: str

@@ -41,6 +41,8 @@ class BidRequest(Message):
     cores: float
     gpu_kind: str = ""
     image: str = ""
+    isolation: tuple[str, ...] = ()
+    """One of these classes, the host chooses which. None: any."""
 
 
 class Bid(Message):
@@ -50,6 +52,8 @@ class Bid(Message):
     region: str
     score: float = 0.0
     refusal: str = ""
+    isolation: str = ""
+    """What the Machine would run in. Empty, from a host of before there was a choice, it is anyone's guess."""
 
 
 class MachineReply(Message):
@@ -80,6 +84,8 @@ class CreateMachine(Message):
     """Create it leased, to `owner`. 0: without a lease."""
     owner: str = ""
     secrets: SecretSet | None = None
+    isolation: tuple[str, ...] = ()
+    """As in the `BidRequest`."""
 
 
 class MachineCall(Message):
@@ -402,6 +408,8 @@ class HostStatus(Message):
     region: str
     machines: dict[str, int]
     drivers: tuple[str, ...]
+    isolation: tuple[str, ...] = ()
+    """The classes it offers, the preferred first; their drivers are in the same order."""
     facts: dict[str, Any]
 
 

@@ -85,6 +85,7 @@ def launch(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask: the answer is yes.")] = False,
     lenient: Lenient = False,
+    remote_only: Annotated[bool, typer.Option(hidden=True, help="Build on the platform, as is the default.")] = False,
     no_db: Annotated[bool, _UNUSED] = False,
     no_redis: Annotated[bool, _UNUSED] = False,
     no_object_storage: Annotated[bool, _UNUSED] = False,
@@ -98,6 +99,8 @@ def launch(
 
     consent = Consent(yes or now)
     given = secrets.said(secret or (), "--secret", next="--secret NAME=VALUE")
+    if remote_only and local_only:
+        raise InvalidArgument("--remote-only and --local-only exclude each other")
     if into and not from_:
         raise InvalidArgument("--into says where --from clones, and there is no --from", next="add --from URL")
     if from_:
@@ -138,6 +141,7 @@ def launch(
         plan = _agreed(draft, wishes, consent)
         changes = _changes(plan, consent, ignore=dockerignore_from_gitignore, workflow=not no_github_workflow)
         plan, there = _carried_out(draft, plan, changes, given)
+        first = not client.machines.list(plan.name.value)
     obstacles = _outlook(plan, there, now=now)
     if no_deploy:
         show.note(f"Next: caddis deploy{_flags(plan)}")
@@ -158,7 +162,7 @@ def launch(
         ha=ha,
         wait_timeout=wait_timeout,
         yes=True,
-        seed=True,
+        seed=first,
     )
 
 
@@ -249,6 +253,8 @@ def _carried_out(
     from caddisfly.launch.plan import apps, secrets, workflow
 
     client, unfinished = draft.client, draft.unfinished
+    if unfinished.name and unfinished.name != plan.name.value:
+        show.note(f"An earlier launch of this folder was to make app {unfinished.name}, which it leaves to you")
     if apps.own(client, plan, unfinished) is None:
         plan, unfinished = apps.create(client, plan, unfinished)
         show.line(f"New app {plan.name.value}")

@@ -11,7 +11,7 @@ import typer
 
 from caddisfly.cli import machine_leases, machine_metadata, show, target, terminal
 from caddisfly.cli.group import group
-from caddisfly.cli.machine_records import events, ps, show_events, versions
+from caddisfly.cli.machine_records import events, isolation_of, ps, show_events, versions
 from caddisfly.cli.machine_run import create, run
 from caddisfly.cli.machine_update import clone, update
 from caddisfly.cli.machine_why import why
@@ -85,6 +85,7 @@ def status(id: MachineId, app: App = "", json: AsJson = False) -> None:
             "image": apps.image_of(machine),
             "IP address": machine.get("private_ip", ""),
             "size": f"{guest.get('cpus', '?')} {guest.get('cpu_kind', '')} CPU, {guest.get('memory_mb', '?')} MiB",
+            **isolation_of(machine),
             "version": machine.get("instance_id", ""),
             "created": machine.get("created_at", ""),
             "updated": machine.get("updated_at", ""),

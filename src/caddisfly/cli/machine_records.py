@@ -44,8 +44,18 @@ def show_events(events: list[Json]) -> None:
         detail = f"exit code {left['exit_code']}" if "exit_code" in left else str(request.get("error", ""))
         detail += ", out of memory" if left.get("oom_killed") else ""
         detail += f", {left['error']}" if left.get("error") else ""
+        detail += f"{request['isolation']} ({request.get('driver', '')})" if "isolation" in request else ""
         rows.append((show.ago(event["timestamp"], now_ms), event["type"], event["status"], event["source"], detail))
     show.table(("AGO", "EVENT", "STATUS", "BY", "DETAIL"), rows)
+
+
+def isolation_of(machine: Json) -> dict[str, str]:
+    """What it runs in, as a fact to show. None where the platform does not say, as Fly's does not."""
+    if not machine.get("isolation"):
+        return {}
+    requests = [event.get("request") or {} for event in machine.get("events") or []]
+    driver = next((request["driver"] for request in requests if "driver" in request), "")
+    return {"isolation": f"{machine['isolation']} ({driver})" if driver else machine["isolation"]}
 
 
 def versions(id: MachineId, app: App = "", json: AsJson = False) -> None:

@@ -177,12 +177,13 @@ def clone(
     ] = "",
     from_snapshot: Annotated[str, typer.Option("--from-snapshot", hidden=True)] = "",
     attach_volume: Annotated[str, typer.Option("--attach-volume", hidden=True)] = "",
+    unique_zone: Annotated[bool | None, typer.Option("--volume-requires-unique-zone", hidden=True)] = None,
     detach: Detach = False,
     json: AsJson = False,
 ) -> None:
     """Make another Machine like this one, of the same image, and wait until it runs and its checks pass."""
-    if from_snapshot or attach_volume:
-        raise Unimplemented("there are no volumes yet", next="leave --from-snapshot and --attach-volume out")
+    if from_snapshot or attach_volume or unique_zone is not None:
+        raise Unimplemented("there are no volumes yet", next="leave out what is about volumes and snapshots")
     from caddisfly.launch.fleet import likeness, waiting
 
     if override_cmd and clear_cmd:

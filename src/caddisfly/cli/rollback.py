@@ -38,7 +38,7 @@ def rollback(
 
     found = deploy.run(find)
     show.note(f"Going back to v{found.version} of {name}. Secrets stay as they are; no release command is run.")
-    config = deploy.with_flags(found.config, {}, "", strategy)
+    config = deploy.with_flags(found.config, {}, "", strategy or "rolling")
     order = Order(
         app=name,
         config=config,
@@ -47,10 +47,11 @@ def rollback(
         by="caddis rollback",
         version=caddisfly.__version__,
         options=Options(
-            strategy=strategy or config.deploy.strategy,
+            strategy=strategy or "rolling",
             max_unavailable=config.deploy.max_unavailable,
             wait_timeout_s=deploy.seconds(wait_timeout, "--wait-timeout", config.deploy.wait_timeout.seconds),
             skip_release_command=True,
+            known_good=not strategy,
         ),
     )
     deploy.finish(deploy.carry_out(order), order, json=json)

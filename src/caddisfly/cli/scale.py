@@ -244,7 +244,8 @@ def _resize(app: str, process_group: str, *, size: str = "", memory: str, json: 
         return
     for machine in after:
         guest = machine["config"]["guest"]
-        show.line(f"{machine['id']} has {guest['cpus']} {guest['cpu_kind']} CPUs and {guest['memory_mb']} MB")
+        cpus = f"{guest['cpus']} {guest['cpu_kind']} CPU{'s' * (guest['cpus'] != 1)}"
+        show.line(f"{machine['id']} has {cpus} and {guest['memory_mb']} MB")
 
 
 def _one_group(found: Deployed, said: str) -> str:

@@ -60,7 +60,13 @@ class Control:
         self.bus = bus or Bus(url=settings.bus_url, token=settings.bus_token.get_secret_value(), name="control")
         self.projection = Projection(self.bus)
         self.hosts = Hosts(self.bus, self.projection, silence_s=settings.host_silence_s)
-        self.market = Market(self.bus, self.hosts, region=settings.region, timeout_s=settings.bid_timeout_s)
+        self.market = Market(
+            self.bus,
+            self.hosts,
+            region=settings.region,
+            isolation=settings.isolation,
+            timeout_s=settings.bid_timeout_s,
+        )
         self.machines = Machines(
             bus=self.bus,
             projection=self.projection,

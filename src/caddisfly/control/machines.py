@@ -193,7 +193,12 @@ class Machines:
             except (Aborted, Exhausted) as refusal:
                 refusals.append(str(refusal))
         request = order.request
-        offers = await self._market.offers(app_id=order.app.id, config=request.config, region=request.region)
+        offers = await self._market.offers(
+            app_id=order.app.id,
+            org_slug=order.app.organization.slug,
+            config=request.config,
+            region=request.region,
+        )
         refusals += offers.refusals
         # A standby on the host that is lost is none.
         known = self.of(order.app)
@@ -232,6 +237,7 @@ class Machines:
             lease_ttl_s=request.lease_ttl_s,
             owner=order.owner,
             secrets=order.secrets,
+            isolation=self._market.isolation(app.organization.slug),
         )
         reply = await self.ask(host_id, contract.CREATE_MACHINE, call)
         await self._projection.wait_for(reply.revision, timeout_s=self._settle_s)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from caddisfly.control.placement.isolation import IsolationSettings
+
 
 class ControlSettings(BaseModel):
     """Settings of one control process."""
@@ -56,6 +58,9 @@ class ControlSettings(BaseModel):
         default="local",
         min_length=1,
         description="Region that this control is in: Machines go there when a client names none.",
+    )
+    isolation: IsolationSettings = Field(
+        default=IsolationSettings(), description="As in section [isolation], which is where to set it."
     )
     domain: str = Field(
         default="",

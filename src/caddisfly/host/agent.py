@@ -31,11 +31,13 @@ from caddisfly.host.checks.checks import Checks
 from caddisfly.host.checks.memory import Memory
 from caddisfly.host.checks.probe import OUTPUT_MAX, Finding
 from caddisfly.host.computer import Computer, ThisComputer
-from caddisfly.host.drivers.driver import Command, Driver
+from caddisfly.host.drivers.driver import Command
 from caddisfly.host.drivers.notes import FileNotes
 from caddisfly.host.drivers.pods import Pods
+from caddisfly.host.drivers.several import Several
 from caddisfly.host.guest import host_name
 from caddisfly.host.images.settings import ImageSettings
+from caddisfly.host.isolation import Choice
 from caddisfly.host.journal.journal import Contents
 from caddisfly.host.leases import Leases
 from caddisfly.host.logs import LogFollower
@@ -88,7 +90,8 @@ class Agent:
         self._tasks: list[asyncio.Task[None]] = []
         self._subscribed = False
         self._server: asyncio.Server | None = None
-        self._driver: Driver | None = None
+        self._driver: Several | None = None
+        self._choice = Choice()
         self._pods: Pods | None = None
         self._engine: Engine | None = None
         self._machines: Machines | None = None
@@ -112,7 +115,8 @@ class Agent:
 
     async def start(self) -> None:
         settings = self._settings
-        self._driver = driver = await self._computer.open()
+        self._driver = driver = await self._computer.open(self._driver_of)
+        self._choice = choice = Choice(driver.offers)
         self._pods = pods = Pods(driver, notes=FileNotes(settings.run_dir / "pods"), tell=self._tell_of_run)
         parts = Parts(
             settings,
@@ -122,6 +126,7 @@ class Agent:
             self._check_room,
             accept=self._computer.accept,
             compile=self._computer.compile,
+            choice=choice,
             open_secrets=self._vault.open,
         )
         self._engine = engine = Engine(self._journal, parts, publish=self._publish)
@@ -301,12 +306,12 @@ class Agent:
 
     async def _status(self, request: contract.Nothing) -> contract.HostStatus:
         assert self._engine is not None
-        assert self._driver is not None
         return contract.HostStatus(
             host_id=self._settings.host_id,
             region=self._settings.region,
             machines=dict(Counter(machine.state for machine in self._engine.machines.values())),
             drivers=self._entry().drivers,
+            isolation=self._entry().isolation,
             facts={
                 "bus": "connected" if self._bus.connected else "away",
                 "cpus": self._capacity.cpus,
@@ -381,17 +386,21 @@ class Agent:
     def _find(self, machine_id: str) -> Machine | None:
         return self._engine.machines.get(machine_id) if self._engine else None
 
+    def _driver_of(self, run_id: str) -> str | None:
+        machine = self._find(run_id.partition("-")[0])
+        return machine.driver if machine is not None and machine.run_id == run_id else None
+
     async def _reopen_log(self, machine: Machine) -> None:
         if self._pods is not None and machine.run_id:
             await self._pods.reopen_log(machine.run_id)
 
     def _entry(self) -> HostEntry:
-        assert self._driver is not None
         return HostEntry(
             id=self._settings.host_id,
             name=self._settings.host_name or host_name(),
             region=self._settings.region,
-            drivers=(self._driver.name,),
+            drivers=self._choice.drivers,
+            isolation=self._choice.offers,
             cpus=self._capacity.cpus,
             memory_mb=self._capacity.memory_mb,
             version=caddisfly.__version__,

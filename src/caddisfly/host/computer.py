@@ -18,13 +18,14 @@ from caddisfly.host.builds.sandbox import Workshop
 from caddisfly.host.builds.settings import BuildSettings
 from caddisfly.host.capacity import Capacity
 from caddisfly.host.checks.probe import Finding, probe
-from caddisfly.host.drivers.driver import Driver, Sandbox
+from caddisfly.host.drivers.driver import Sandbox
 from caddisfly.host.drivers.oci.cgroups import ControlGroups, has_swap, layout
-from caddisfly.host.drivers.oci.driver import OciDriver
+from caddisfly.host.drivers.several import DriverOf, Several
 from caddisfly.host.guest import Surroundings, compile_sandbox, host_nameservers
 from caddisfly.host.images.image import Collected, LayerStatus, ResolvedImage, StoredImage, Verified
 from caddisfly.host.images.settings import Credentials, ImageSettings
 from caddisfly.host.images.store import ImageStore
+from caddisfly.host.isolation import open_drivers
 from caddisfly.host.journal.journal import Journal
 from caddisfly.host.lock import HeldError, hold
 from caddisfly.host.network.network import Attachment, Network
@@ -97,7 +98,7 @@ class Computer(Protocol):
         """Where builds are carried out, if they are."""
         ...
 
-    async def open(self) -> Driver:
+    async def open(self, driver_of: DriverOf) -> Several:
         """Become this computer's one agent. Raises `FailedPrecondition` when there is another."""
         ...
 
@@ -152,7 +153,7 @@ class ThisComputer:
         )
         self._lock: IO[str] | None = None
 
-    async def open(self) -> Driver:
+    async def open(self, driver_of: DriverOf) -> Several:
         settings = self._settings
         self._lock = _claim()
         settings.run_dir.mkdir(parents=True, exist_ok=True)
@@ -160,9 +161,7 @@ class ThisComputer:
         await self.links.open()
         await self.images.open()
         # After these two, because a driver may look at mounts from a namespace of its own.
-        return await OciDriver.choose(
-            run_dir=settings.run_dir, wanted=settings.runtime, timeout_s=settings.runtime_timeout_s
-        )
+        return await open_drivers(settings, driver_of)
 
     async def close(self) -> None:
         await self.images.close()

@@ -76,11 +76,16 @@ class Machines:
                 gpu_kind=request.gpu_kind,
                 disk_floor_mb=self._settings.disk_floor_mb,
             )
+            refusal = self._parts.choice.refusal(request.isolation) or refusal
         else:
             refusal = f"not in {', '.join(request.regions)}"
         free = room.memory_mb / max(1, self._capacity.memory_mb)
         return contract.Bid(
-            host_id=self._settings.host_id, region=self._settings.region, score=free - 0.1 * siblings, refusal=refusal
+            host_id=self._settings.host_id,
+            region=self._settings.region,
+            score=free - 0.1 * siblings,
+            refusal=refusal,
+            isolation=self._parts.choice.best(request.isolation) or "",
         )
 
     async def create(self, request: contract.CreateMachine) -> contract.MachineReply:
@@ -90,6 +95,7 @@ class Machines:
         config = Config.parse(request.config)
         _refuse_what_is_not_there(config)
         warnings = self._parts.accept(config)
+        isolation = await self._parts.choice.choose(request.isolation)
         image, container_images, file_images = await self._resolve(config, request.app.org_id)
         now = wall_ms()
         machine = Machine(
@@ -117,6 +123,7 @@ class Machines:
             created_ms=now,
             updated_ms=now,
             cordoned=request.skip_service_registration,
+            isolation=isolation,
         )
         if request.lease_ttl_s:
             machine = self._leases.take(
@@ -138,7 +145,7 @@ class Machines:
         image, container_images, file_images = await self._resolve(config, machine.org_id)
         if machine.state in _UP and not request.skip_launch:
             # Said while the version before still runs: afterwards there would be nothing to go back to.
-            self._capacity.check(replace(machine, config=config), self._engine.machines.values())
+            self._check_room(replace(machine, config=config))
 
         def decide(machine: Machine, *, secrets_version: int) -> Decision:
             decision = lifecycle.update(
@@ -172,7 +179,7 @@ class Machines:
     async def _start(self, request: contract.MachineCall) -> tuple[Machine, Machine, int]:
         machine = self._engine.get(request.machine_id)
         if machine.state in states.STARTABLE:
-            self._capacity.check(machine, self._engine.machines.values())
+            self._check_room(machine)
 
         def decide(machine: Machine) -> Decision:
             return lifecycle.start(machine, source=request.source)
@@ -180,6 +187,11 @@ class Machines:
         # A request that wakes a Machine has no lease and needs none (reference 4.6), nor has the loss of a host.
         guarded = decide if request.source in ("proxy", "flyd") else self._leases.guard(request.nonce, decide)
         return await self._engine.ask(request.machine_id, guarded)
+
+    def _check_room(self, machine: Machine) -> None:
+        """Raises `Aborted` or `FailedPrecondition` when it cannot be started here now."""
+        self._parts.choice.incarnate(machine)
+        self._capacity.check(machine, self._engine.machines.values())
 
     async def wake(self, request: contract.MachineCall) -> contract.MachineReply:
         """Start it if need be, and answer once it is started. However many ask, it starts once."""
@@ -228,6 +240,7 @@ class Machines:
         )
 
     async def restart(self, request: contract.StopMachine) -> contract.MachineReply:
+        self._parts.choice.incarnate(self._engine.get(request.machine_id))  # else it would be down, and stay so
         _, after, revision = await self._engine.ask(
             request.machine_id,
             self._leases.guard(

@@ -11,7 +11,7 @@ from dataclasses import replace
 from caddisfly.bus import contract
 from caddisfly.bus.rpc import Dispatcher
 from caddisfly.host import leases, processes
-from caddisfly.host.drivers.driver import Driver, Sizable
+from caddisfly.host.drivers.driver import Driver, Sizable, behind
 from caddisfly.host.journal.journal import Journal
 from caddisfly.host.leases import Leases
 from caddisfly.host.operations import lifecycle
@@ -100,13 +100,14 @@ class Records:
 
     def _sizable(self, machine_id: str) -> tuple[Machine, Sizable]:
         machine = self._engine.running(machine_id)
-        if not isinstance(self._driver, Sizable):
+        driver = behind(self._driver, machine.run_id)
+        if not isinstance(driver, Sizable):
             raise FailedPrecondition(
                 "the memory of this machine cannot be changed while it runs",
-                why=f"the {self._driver.name} driver cannot",
+                why=f"the {driver.name} driver cannot",
                 next="update config.guest.memory_mb",
             )
-        return machine, self._driver
+        return machine, driver
 
     async def versions(self, request: contract.MachineCall) -> contract.VersionList:
         self._engine.get(request.machine_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
 
 class HostSettings(BaseModel):
@@ -43,6 +43,12 @@ class HostSettings(BaseModel):
         description="OCI runtime. Default auto: crun where it proves to work, as it starts Machines about twice as "
         "fast as runc; else runc. runsc (gVisor) isolates more and starts 4-5 times slower: choose it for tenants you "
         "do not trust.",
+    )
+    isolation: Literal["auto", "microvm", "gvisor", "container"] = Field(
+        default="auto",
+        description="What new Machines run in here. Default auto: a microVM where one starts at the speed of hardware, "
+        "else a container; gVisor for organizations that must have it. Another value: this and nothing else. Machines "
+        "keep what they were created in.",
     )
     ipv4_pool: str = Field(
         default="10.210.0.0/16",
@@ -113,6 +119,14 @@ class HostSettings(BaseModel):
         default=(),
         description="Name servers for Machines. Default: those of the host that are not on its loopback.",
     )
+
+    @field_validator("isolation")
+    @classmethod
+    def _fits_the_runtime(cls, isolation: str, info: ValidationInfo) -> str:
+        runtime = info.data.get("runtime")
+        if isolation == "container" and runtime == "runsc":
+            raise ValueError("must not be container where runtime is runsc, which is gVisor")
+        return isolation
 
     @property
     def socket(self) -> Path:

@@ -20,12 +20,14 @@ from caddisfly.host import guest
 from caddisfly.host.capacity import Capacity
 from caddisfly.host.checks.probe import Finding
 from caddisfly.host.drivers.conduct import Conduct, Script, Word
-from caddisfly.host.drivers.driver import Driver, Limits, Sandbox
+from caddisfly.host.drivers.driver import Limits, Sandbox
 from caddisfly.host.drivers.mock import MockDriver
+from caddisfly.host.drivers.several import DriverOf, Several
 from caddisfly.host.guest import Surroundings
 from caddisfly.host.images.image import Collected, Image, ImageConfig, LayerStatus, ResolvedImage, StoredImage, Verified
 from caddisfly.host.images.reference import Reference
 from caddisfly.host.images.settings import Credentials
+from caddisfly.host.isolation import wanted
 from caddisfly.host.journal.journal import Journal
 from caddisfly.host.network.network import Attachment
 from caddisfly.host.settings import HostSettings
@@ -94,10 +96,10 @@ class SimulatedComputer:
         self._by_address: dict[str, Script] = {}
         self._chance = random.Random(0)
 
-    async def open(self) -> Driver:
+    async def open(self, driver_of: DriverOf) -> Several:
         self._settings.run_dir.mkdir(parents=True, exist_ok=True)
         self._settings.data_dir.mkdir(parents=True, exist_ok=True)
-        return self.driver
+        return Several(dict.fromkeys(wanted(self._settings), self.driver), driver_of=driver_of)
 
     async def close(self) -> None:
         self.driver.switch_off()

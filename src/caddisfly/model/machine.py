@@ -124,6 +124,10 @@ class Machine:
     """References with digests, by container: what this version runs, whatever becomes of the tags."""
     file_images: Mapping[str, str] = field(default_factory=dict)
     """References with digests, by name, of the images whose configs are among its files."""
+    isolation: str = ""
+    """Its class (`model/isolation.py`), chosen when it is created and kept. Empty: from before there was a choice."""
+    driver: str = ""
+    """Of its newest incarnation, such as oci/runsc."""
     lease: Lease | None = None
     """May have run out: ask its host's `Leases`."""
     checks: tuple[Check, ...] = ()
@@ -186,6 +190,7 @@ class Machine:
             "host_status": "ok",
             "cordoned": self.cordoned,
             **({"containers": containers} if containers else {}),
+            **({"isolation": self.isolation} if self.isolation else {}),
         }
 
     def to_record(self) -> dict[str, Any]:

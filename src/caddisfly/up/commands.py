@@ -134,7 +134,11 @@ def _print_platform(found: dict[str, Any]) -> None:
         }
     )
     if host:
-        facts = {"host": f"{host['host_id']} in {host['region']}", "drivers": ", ".join(host["drivers"]) or "none"}
+        offered = zip(host["isolation"], host["drivers"], strict=True)
+        facts = {
+            "host": f"{host['host_id']} in {host['region']}",
+            "isolation": ", ".join(f"{isolation} ({driver})" for isolation, driver in offered),
+        }
         show.pairs({**facts, "machines": machines or "none"})
     else:
         show.note(f"the agent does not answer: {found['host_error']}")

@@ -10,7 +10,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from caddisfly.up import doctor_builds, doctor_kernel, doctor_kvm, doctor_runtime, ports, presence, start
+from caddisfly.up import (
+    doctor_builds,
+    doctor_isolation,
+    doctor_kernel,
+    doctor_kvm,
+    doctor_runtime,
+    ports,
+    presence,
+    start,
+)
 from caddisfly.up.examination import Bench, Check, bench
 from caddisfly.up.settings import Settings, load
 
@@ -23,7 +32,8 @@ def examine(config: Path | None, *, progress: Callable[[str], None] | None = Non
     settings = load(config)
     found: list[Check] = []
     with bench() as place:
-        for look in CHECKS:
+        looks = [*CHECKS, lambda *_: [doctor_isolation.verdict(found, settings)]]
+        for look in looks:
             began = time.monotonic()
             made = look(place, settings)
             took_ms = int((time.monotonic() - began) * 1000)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from caddisfly.control.placement.isolation import IsolationSettings
 from caddisfly.control.settings import ControlSettings
 from caddisfly.edge.settings import EdgeSettings
 from caddisfly.host.builds.settings import BuildSettings
@@ -119,6 +120,7 @@ class Settings:
     registry: RegistrySettings
     edge: EdgeSettings
     bus: BusSettings
+    isolation: IsolationSettings
     bus_token: str = field(repr=False)
 
     @property
@@ -151,6 +153,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "registry": RegistrySettings,
     "edge": EdgeSettings,
     "bus": BusSettings,
+    "isolation": IsolationSettings,
 }
 
 
@@ -176,7 +179,9 @@ def load(config: Path | None = None, *, environment: Mapping[str, str] | None = 
     edge = _parse(EdgeSettings, "edge", sources, {**shared, "data_dir": platform.data_dir / "edge"})
     if edge:
         shared["apps_public_url"] = _apps_url(edge)
-    control = _parse(ControlSettings, "control", sources, {**shared, "data_directory": platform.data_dir / "control"})
+    isolation = _parse(IsolationSettings, "isolation", sources, {})
+    own = {"data_directory": platform.data_dir / "control", **({"isolation": isolation} if isolation else {})}
+    control = _parse(ControlSettings, "control", sources, {**shared, **own})
     images = _parse(ImageSettings, "images", sources, shared)
     sources.check()
     return Settings(
@@ -189,6 +194,7 @@ def load(config: Path | None = None, *, environment: Mapping[str, str] | None = 
         registry=registry,
         edge=edge,
         bus=bus,
+        isolation=isolation,
         bus_token=token,
     )
 

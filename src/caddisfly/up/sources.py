@@ -140,5 +140,10 @@ def _near(word: str, known: Any) -> str:
 
 def _allowed(mistake: Mapping[str, Any]) -> str:
     """What is allowed, in the words of pydantic but without its jargon."""
-    message = str(mistake["msg"]).replace("Input should be", "must be").replace("String should", "must")
+    message = (
+        str(mistake["msg"])
+        .removeprefix("Value error, ")
+        .replace("Input should be", "must be")
+        .replace("String should", "must")
+    )
     return message[0].lower() + message[1:]

@@ -48,9 +48,9 @@ def scale(
     release: Any = RELEASE,
     **flags: Any,
 ) -> GroupPlan:
-    deployed = Deployed(
-        app="demo", machines=machines, release=release, config=config.text(file, strict=False) if file else None
-    )
+    said = config.text(file, strict=False) if file else None
+    image = release["image_ref"] if release else ""
+    deployed = Deployed(app="demo", machines=machines, release=release, image=image, config=said)
     (found,) = plan(deployed, {group: count}, Flags(**flags), remembered={group: before} if before else {})
     return found
 

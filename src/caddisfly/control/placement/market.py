@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from caddisfly.bus import contract
 from caddisfly.bus.connection import Bus
 from caddisfly.control.hosts import Hosts
+from caddisfly.control.placement.isolation import IsolationSettings, held
 from caddisfly.model.config import Config
 from caddisfly.model.errors import Aborted, Problem, Unprocessable
 from caddisfly.model.region import expand
@@ -31,12 +32,17 @@ class Offers:
 
 
 class Market:
-    """`region` is where Machines go whose client names none."""
+    """`region` is where Machines go whose client names none; `isolation` says what organizations may have."""
 
-    def __init__(self, bus: Bus, hosts: Hosts, *, region: str, timeout_s: float) -> None:
+    def __init__(self, bus: Bus, hosts: Hosts, *, region: str, isolation: IsolationSettings, timeout_s: float) -> None:
         self._bus, self._hosts, self._region, self._timeout_s = bus, hosts, region, timeout_s
+        self._isolation = isolation
 
-    async def offers(self, *, app_id: str, config: Config, region: str) -> Offers:
+    def isolation(self, org_slug: str) -> tuple[str, ...]:
+        """What the Machines of an organization may be in. Empty: anything."""
+        return self._isolation.allowed(org_slug)
+
+    async def offers(self, *, app_id: str, org_slug: str, config: Config, region: str) -> Offers:
         """Raises `InvalidArgument` when the named regions have no host, `Unavailable` without the bus."""
         available = self._hosts.regions
         regions = expand(region, local=self._region, available=available)
@@ -49,13 +55,14 @@ class Market:
             cores=config.guest.promised_cores,
             gpu_kind=config.guest.gpu_kind,
             image=config.image,
+            isolation=self.isolation(org_slug),
         )
         # Hosts of other regions answer too, with a refusal: stopping early would cut off those that could take it.
         asked = len(self._hosts.up)
         answers = await self._bus.gather(
             contract.BIDS, request.model_dump_json().encode(), enough=asked, timeout_s=self._timeout_s
         )
-        return rank(_read(answers), regions)
+        return rank(held(_read(answers), request.isolation), regions)
 
 
 def _read(answers: Iterable[bytes]) -> list[contract.Bid]:

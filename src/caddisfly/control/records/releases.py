@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Row, Select, func, select, update
+from sqlalchemy import Row, Select, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import defer
 
@@ -30,8 +30,11 @@ STATUSES = (PENDING, RUNNING, COMPLETE, FAILED, INTERRUPTED)
 UNDER_WAY = (PENDING, RUNNING)
 CURRENT, LATEST = "current", "latest"
 TTL_DEFAULT_S, TTL_MAX_S = 60, 3600
-DEFINITION_MAX_BYTES = 512 * 1024
+DEFINITION_MAX_BYTES = 2 * 1024 * 1024
+"""The contents of `files` are in it, which may be large."""
 PROGRESS_MAX_BYTES = 256 * 1024
+KEPT = 100
+"""Of each app, the newest, and the current one however old it is."""
 _DEEPEST = 50
 
 _Found = Row[ReleaseRow, UserRow]
@@ -139,6 +142,7 @@ class Releases:
             )
             session.add(row)
             await session.flush()
+            await _forget(session, app_id, row.version - KEPT)
             return _release(await _one(session, app_id, row.version))
 
     async def of(self, app_id: str, *, limit: int) -> list[Release]:
@@ -204,6 +208,16 @@ async def _take_over(session: AsyncSession, app_id: str, now_ms: int) -> None:
         update(ReleaseRow)
         .where(ReleaseRow.app_id == app_id, ReleaseRow.status.in_(UNDER_WAY))
         .values(status=INTERRUPTED, updated_ms=now_ms)
+    )
+
+
+async def _forget(session: AsyncSession, app_id: str, up_to: int) -> None:
+    complete = select(func.max(ReleaseRow.version)).where(ReleaseRow.app_id == app_id, ReleaseRow.status == COMPLETE)
+    current = await session.scalar(complete)
+    await session.execute(
+        delete(ReleaseRow).where(
+            ReleaseRow.app_id == app_id, ReleaseRow.version <= up_to, ReleaseRow.version != (current or 0)
+        )
     )
 
 

@@ -74,9 +74,11 @@ async def show_registry(control: Parts) -> Response:
 async def find_placements(request: Request, caller: Caller, control: Parts) -> Response:
     """Where so many machines of this size would go now, spread over the regions. Nothing is reserved."""
     body = await wire.read(request, shapes.PlacementBody)
-    caller.organization(body.org_slug)
+    organization = caller.organization(body.org_slug)
     config = Config.parse({"image": "placement", "guest": body.compute})
-    offers = await control.market.offers(app_id="", config=config, region=body.region or "[local],any")
+    offers = await control.market.offers(
+        app_id="", org_slug=organization.slug, config=config, region=body.region or "[local],any"
+    )
     regions = list(dict.fromkeys(bid.region for bid in offers.bids))
     if not regions:
         raise nobody(offers.refusals)

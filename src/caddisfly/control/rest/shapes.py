@@ -216,6 +216,7 @@ class MachineObject(MachineSummary):
     containers: list[ContainerReply] | None = None
     host_status: str | None = None
     cordoned: bool | None = None
+    isolation: str | None = Field(default=None, description="microvm, gvisor or container. Not in Fly's API.")
 
 
 class StartedReply(Given):

@@ -3,7 +3,7 @@
 A driver is handed a `Sandbox`: everything about one incarnation of a Machine and nothing about why it should run. It
 must survive its caller: whatever it started keeps running, keeps its log and keeps its exit code when the agent is
 killed, and `recover` finds all of it again. Abilities that not every driver has are separate protocols, so that a
-caller asks `isinstance(driver, Pausable)` and a driver never pretends.
+caller asks `isinstance(behind(driver, id), Pausable)` and a driver never pretends.
 """
 
 from __future__ import annotations
@@ -237,6 +237,18 @@ class Driver(Protocol):
     async def known(self) -> frozenset[str]:
         """Ids of every sandbox that has a trace on this host."""
         ...
+
+
+@runtime_checkable
+class StandsBefore(Protocol):
+    """Is a driver by means of others, which may differ in their abilities."""
+
+    def behind(self, id: str) -> Driver: ...
+
+
+def behind(driver: Driver, id: str) -> Driver:
+    """Whoever has this sandbox in the end: it is this one that can do more than every driver, or cannot."""
+    return behind(driver.behind(id), id) if isinstance(driver, StandsBefore) else driver
 
 
 @runtime_checkable

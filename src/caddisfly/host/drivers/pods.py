@@ -23,6 +23,7 @@ from caddisfly.host.drivers.driver import (
     Sandbox,
     Session,
     Stats,
+    behind,
 )
 from caddisfly.host.drivers.notes import Notes
 from caddisfly.host.drivers.pod import Pod
@@ -43,6 +44,9 @@ class Pods:
         self._pods: dict[str, Pod] = {}
         self._adopting = asyncio.Lock()
         self.name = driver.name
+
+    def behind(self, id: str) -> Driver:
+        return behind(self._driver, id)
 
     async def fingerprint(self) -> Fingerprint:
         return await self._driver.fingerprint()
@@ -87,13 +91,15 @@ class Pods:
         return await self._driver.execute(self._where(id, command.container), command)
 
     async def attach(self, id: str, wanted: Attach) -> Session:
-        if not isinstance(self._driver, Attachable):
+        where = self._where(id, wanted.container)
+        driver = self.behind(where)
+        if not isinstance(driver, Attachable):
             raise Unimplemented(
                 "this machine takes no interactive commands",
-                why=f"the {self._driver.name} driver cannot keep their streams open",
+                why=f"the {driver.name} driver cannot keep their streams open",
                 next="run one with caddis machine exec",
             )
-        return await self._driver.attach(self._where(id, wanted.container), wanted)
+        return await driver.attach(where, wanted)
 
     def _where(self, id: str, container: str) -> str:
         """The id of the sandbox in which a command runs that names this container."""
@@ -152,11 +158,12 @@ class Pods:
         return self._notes.known() | {id.partition(".")[0] for id in await self._driver.known()}
 
     async def reopen_log(self, id: str) -> None:
-        if not isinstance(self._driver, KeepsLog):
+        driver = self.behind(id)
+        if not isinstance(driver, KeepsLog):
             return
-        for other in [id] if id not in self._pods else await self._driver.known():
+        for other in [id] if id not in self._pods else await driver.known():
             if other.partition(".")[0] == id:
-                await self._driver.reopen_log(other)
+                await driver.reopen_log(other)
 
     def states(self, id: str) -> tuple[tuple[str, str], ...]:
         """The programs of a sandbox that is up and their states. None for one that runs a single program."""

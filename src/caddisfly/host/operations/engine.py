@@ -305,10 +305,12 @@ class Engine:
         """Give the Machine a new incarnation, durably, before anything is built under its name."""
         number = await self._journal.next_number("run")
         run_id = f"{work.machine.id}-{number:08x}"
+        placed = self._parts.choice.incarnate(work.machine)
 
         def born(machine: Machine) -> Machine:
             state = states.STARTING if machine.state == states.CREATED else machine.state
             fresh = replace(machine, run_id=run_id, run_number=number, state=state)
+            fresh = replace(fresh, isolation=placed.isolation, driver=placed.driver)
             return fresh.with_event("start", "starting", source="flyd") if state != machine.state else fresh
 
         await self._alter(work, born)

@@ -240,7 +240,8 @@ def finished(machine: Machine, operation: Operation) -> Decision:
         started = replace(idle, state=states.STARTED, parked=False)
         if operation.kind == plans.REPLACE:
             started = started.with_event("update", "replaced", source="flyd")
-        return Decision(started.with_event("start", "started", source="flyd"))
+        runs_on = {"isolation": machine.isolation, "driver": machine.driver} if machine.driver else None
+        return Decision(started.with_event("start", "started", source="flyd", request=runs_on))
     if operation.kind == plans.DESTROY:
         gone = replace(idle, state=states.DESTROYED, run_id="", lease=None)
         return Decision(gone.with_event("destroy", "destroyed", source="flyd"))

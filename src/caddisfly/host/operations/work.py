@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from caddisfly.host.drivers.driver import Driver, Sandbox
 from caddisfly.host.guest import Surroundings, compile_sandbox
 from caddisfly.host.images.image import Image, ResolvedImage
+from caddisfly.host.isolation import Choice
 from caddisfly.host.journal.operation import Operation
 from caddisfly.host.network.network import Attachment
 from caddisfly.host.settings import HostSettings
@@ -77,6 +78,7 @@ class Parts:
     accept: Callable[[Config], tuple[str, ...]] = lambda config: ()
     """What of a config has no effect here. Raises `InvalidArgument` for one that makes no sense here."""
     compile: Callable[[Machine, Surroundings], Sandbox] = compile_sandbox
+    choice: Choice = field(default_factory=Choice)
     open_secrets: Callable[[Machine], Awaitable[Mapping[str, str]]] = _no_secrets
     """What a Machine is given of its app's secrets, by name."""
 

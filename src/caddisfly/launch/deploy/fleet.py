@@ -7,7 +7,7 @@ others get exactly that content, whatever becomes of the tag.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -121,14 +121,16 @@ class Fleet:
         now = await self.get(id)
         self.ledger.changed.setdefault(id, Before.of(now, group))
         async with self.image.use() as image:
-            after = await self.client.machines.update(
-                self.app,
-                id,
-                self._labelled(config, image),
-                current_version=str(now.get("instance_id", "")),
-                skip_service_registration=bool(now.get("cordoned")) if cordoned is None else cordoned,
-                min_secrets_version=self.options.min_secrets_version,
-                nonce=self.leases.nonce(id),
+            after = await _answered(
+                self.client.machines.update(
+                    self.app,
+                    id,
+                    self._labelled(config, image),
+                    current_version=str(now.get("instance_id", "")),
+                    skip_service_registration=bool(now.get("cordoned")) if cordoned is None else cordoned,
+                    min_secrets_version=self.options.min_secrets_version,
+                    nonce=self.leases.nonce(id),
+                )
             )
             self.image.learn(after)
         return after, _newest(now)
@@ -144,19 +146,24 @@ class Fleet:
     ) -> Wire:
         """A Machine that is leased from its first moment."""
         async with self.image.use() as image:
-            made = await self.client.machines.create(
-                self.app,
-                self._labelled(config, image),
-                region=region,
-                skip_launch=not launch,
-                skip_service_registration=cordoned,
-                lease_ttl_s=self.options.lease_ttl_s,
+            made = await _answered(
+                self.client.machines.create(
+                    self.app,
+                    self._labelled(config, image),
+                    region=region,
+                    skip_launch=not launch,
+                    skip_service_registration=cordoned,
+                    lease_ttl_s=self.options.lease_ttl_s,
+                ),
+                self._note,
             )
             self.image.learn(made)
+        return made
+
+    def _note(self, made: Wire) -> None:
         id = str(made["id"])
         self.ledger.made.append(id)
         self.leases.add(id, str(made.get("nonce", "")))
-        return made
 
     async def destroy(self, id: str) -> None:
         """One that is gone already is as good."""
@@ -178,6 +185,23 @@ class Fleet:
     def _labelled(self, config: Wire, image: str) -> Wire:
         labelled = {**config, "metadata": {**(config.get("metadata") or {}), **self._labels}}
         return containers.with_image(labelled, self._container, image) if image else labelled
+
+
+async def _answered(call: Coroutine[Any, Any, Wire], note: Callable[[Wire], None] = lambda answer: None) -> Wire:
+    """The answer to a call that changes something. Cancelled in the middle it is waited for all the same, and noted:
+
+    who undoes this deploy has to know what was done, and that it is over.
+    """
+    task = asyncio.ensure_future(call)
+    try:
+        answer = await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if not task.cancelled() and task.exception() is None:
+            note(task.result())
+        raise
+    note(answer)
+    return answer
 
 
 def _newest(machine: Mapping[str, Any]) -> str:

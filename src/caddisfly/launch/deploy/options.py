@@ -55,6 +55,8 @@ class Options:
     ha: bool = True
     smoke_checks: bool = True
     detach: bool = False
+    known_good: bool = False
+    """The version has run before: none has to try it alone, and all may change at once, for requests are held."""
     update_only: bool = False
     restart_only: bool = False
     """Machines keep their config and image, and are started anew: for what is read at a start, such as secrets."""

@@ -84,7 +84,9 @@ async def _group(fleet: Fleet, plan: Plan, updates: Sequence[Update]) -> None:
     at_once = fleet.options.at_once(len(warm))
 
     async def awake() -> None:
-        if warm:
+        if fleet.options.known_good:
+            await together((partial(_awake, fleet, plan, one, look_s=LATER_LOOK_S) for one in warm), len(warm) or 1)
+        elif warm:
             await _awake(fleet, plan, warm[0], look_s=FIRST_LOOK_S)
             rest = (partial(_awake, fleet, plan, one, look_s=LATER_LOOK_S) for one in warm[1:])
             await together(rest, at_once)

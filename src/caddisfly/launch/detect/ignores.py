@@ -8,7 +8,7 @@ name (people ignore lock files) is left out.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from caddisfly.launch.build import ignore
 from caddisfly.launch.build.dockerfile import read
@@ -37,7 +37,7 @@ def content(folder: Folder, dockerfile: str, lines: Sequence[str]) -> str:
     """For a folder that has none."""
     named = sources(dockerfile)
     head = [*ALWAYS, *(line for line in lines if line not in ALWAYS)]
-    from_git = [line for line in translated(folder.text(".gitignore")) if line not in head]
+    from_git = [line for line in _from_git(folder) if line not in head]
     kept = [line for line in from_git if not _takes(line, named)]
     parts = ["# What no build needs, and what must not be in an image.", *head]
     if kept:
@@ -45,8 +45,15 @@ def content(folder: Folder, dockerfile: str, lines: Sequence[str]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def translated(gitignore: str) -> list[str]:
-    """Its lines as `.dockerignore` spells them. One that means nothing there is left out."""
+def _from_git(folder: Folder) -> Iterator[str]:
+    """Of the folder's own `.gitignore`, and of those in the directories below."""
+    for path in folder.sources(".gitignore"):
+        if path.rpartition("/")[2] == ".gitignore":
+            yield from translated(folder.text(path), below=path.removesuffix(".gitignore"))
+
+
+def translated(gitignore: str, *, below: str = "") -> list[str]:
+    """Its lines as `.dockerignore` spells them, for the directory that it is in. One that means nothing is left out."""
     found: list[str] = []
     for raw in gitignore.splitlines():
         line = raw.strip()
@@ -56,7 +63,7 @@ def translated(gitignore: str) -> list[str]:
         body = line.removeprefix("!").removeprefix("\\").rstrip("/")
         anchored = "/" in body
         body = body.lstrip("/")
-        pattern = body if anchored or body.startswith("**/") else f"**/{body}"
+        pattern = below + (body if anchored or body.startswith("**/") else f"**/{body}")
         text = f"!{pattern}" if keeps else pattern
         if not body or (keeps and _SECRET.search(body)):
             continue

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from caddisfly.client import Client, NotFoundError
-from caddisfly.launch.config import loading
 from caddisfly.launch.config.app_config import AppConfig
 from caddisfly.launch.config.findings import ConfigInvalid
 from caddisfly.launch.config.processes import ONLY_GROUP
 from caddisfly.launch.config.running import Machine, managed, metadata
 from caddisfly.launch.config.translate import GROUP_KEY
+from caddisfly.launch.deploy.past import Past
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,14 +22,10 @@ class Deployed:
     app: str
     machines: tuple[Machine, ...] = ()
     release: Mapping[str, Any] | None = None
+    image: str = ""
+    """Of the release, by digest where that is known."""
     config: AppConfig | None = None
     note: str = ""
-
-    @property
-    def image(self) -> str:
-        """What the release runs: by the digest that its deploy found, else as it was asked for."""
-        release = self.release or {}
-        return str((release.get("progress") or {}).get("image") or release.get("image_ref") or "")
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -52,14 +48,14 @@ def deployed(client: Client, app: str) -> Deployed:
     except NotFoundError:
         client.apps.get(app)  # which of the two is missing
         return Deployed(app=app, machines=machines)
-    definition = release.get("definition")
-    if not definition:
-        return Deployed(app=app, machines=machines, release=release)
+    if not release.get("definition"):
+        return Deployed(app=app, machines=machines, release=release, image=str(release["image_ref"]))
     try:
-        return Deployed(app=app, machines=machines, release=release, config=loading.of_release(definition))
+        past = Past.of(release)
     except ConfigInvalid as invalid:
         note = f"the config of release v{release['version']} cannot be read here, the Machines count: {invalid}"
         return Deployed(app=app, machines=machines, release=release, note=note)
+    return Deployed(app=app, machines=machines, release=release, image=past.image, config=past.config)
 
 
 def remembered(client: Client, app: str) -> Mapping[str, Any]:

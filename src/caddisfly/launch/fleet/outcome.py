@@ -31,8 +31,8 @@ def failure(machine: Machine) -> tuple[str, str] | None:
     exits = (event for event in machine.get("events") or () if event["type"] == "exit")
     left = exit_of(next(exits, {}))
     code = left.get("exit_code", 0)
-    if state != "failed" and not code and not left.get("error"):
-        return None
+    if state != "failed" and (left.get("requested_stop") or (not code and not left.get("error"))):
+        return None  # many programs answer a signal with another code than 0
     if left.get("oom_killed"):
         reason = "it ran out of memory"
     else:

@@ -1,7 +1,7 @@
 """Doing what a plan says: first what is added, until it is up, then what is removed.
 
-All of the app's Machines are held meanwhile, so that no deploy and no other scaling works on them. Counts are
-remembered before anything is done: what was cut off half way is finished by saying the same again.
+All of the app's Machines are held meanwhile, new ones from their first moment, so that no deploy and no other scaling
+works on them. Counts are remembered before anything is done: what was cut off is finished by saying the same again.
 """
 
 from __future__ import annotations
@@ -44,8 +44,13 @@ async def carry_out(
 
         async def add(addition: Addition) -> Json:
             made = await client.machines.create(
-                app, dict(addition.config), region=addition.region, idempotency_key=ids.ulid()
+                app,
+                dict(addition.config),
+                region=addition.region,
+                lease_ttl_s=LEASE_TTL_S,
+                idempotency_key=ids.ulid(),
             )
+            leases.add(str(made["id"]), str(made.get("nonce", "")))
             say(f"Created {made['id']} of group '{addition.group}' in {made.get('region', addition.region)}")
             running = await waiting.up(client, app, made)
             say(f"{made['id']} is {running['state']}")

@@ -2,7 +2,7 @@
 
 Everything it knows of a sandbox is in one directory on a file system that a reboot empties:
 
-    <run_dir>/sandboxes/<id>/   config.json   pid   conmon.pid   exit/<id>   started
+    <run_dir>/sandboxes/<id>/   runtime   config.json   pid   conmon.pid   exit/<id>   started
 
 `started` is written last. A sandbox without it was interrupted half-way and counts as never started.
 """
@@ -52,7 +52,7 @@ _FREEZE_LOOK_S = 0.002
 
 
 class OciDriver:
-    """Machines as OCI containers. `choose` finds the runtime; the rest is the contract of drivers/driver.py."""
+    """Machines as OCI containers. `choose` and `installed` find the runtime; the rest is the contract of drivers."""
 
     def __init__(self, *, run_dir: Path, runtime: Runtime, groups: ControlGroups, timeout_s: float = 30.0) -> None:
         self._sandboxes = run_dir / "sandboxes"
@@ -61,6 +61,8 @@ class OciDriver:
         self._runtime, self._groups, self._timeout_s = runtime, groups, timeout_s
         self.name = f"oci/{runtime.name}"
         self._warming: asyncio.Task[None] | None = None
+        self._met: set[str] = set()
+        """Sandboxes in which every command is one that this driver began."""
 
     @property
     def runtime(self) -> str:
@@ -69,23 +71,27 @@ class OciDriver:
     @classmethod
     async def choose(cls, *, run_dir: Path, wanted: str, timeout_s: float) -> OciDriver:
         """The wanted runtime, or the first that proves to work. Raises `FailedPrecondition` when none does."""
-        groups = ControlGroups(layout())
         names: tuple[Name, ...] = ("crun", "runc") if wanted == "auto" else (wanted,)  # type: ignore[assignment]
         reasons = []
         for name in names:
             try:
-                runtime = Runtime.install(name, directory=run_dir, groups=groups)
+                driver = cls.installed(name, run_dir=run_dir, timeout_s=timeout_s)
             except FailedPrecondition as problem:
                 reasons.append(str(problem))
                 continue
-            driver = cls(run_dir=run_dir, runtime=runtime, groups=groups, timeout_s=timeout_s)
             found = await driver.fingerprint()
             if found.works:
-                log.info("driver.chosen", extra={"runtime": name, "version": found.version, "cgroups": groups.layout})
-                await driver._end_leftovers()
+                log.info("driver.chosen", extra={"runtime": name, "version": found.version, "cgroups": layout()})
                 return driver
             reasons.append(f"{name}: {found.reason}")
         raise FailedPrecondition("no OCI runtime works on this host", why="; ".join(reasons), next="caddis doctor")
+
+    @classmethod
+    def installed(cls, name: Name, *, run_dir: Path, timeout_s: float) -> OciDriver:
+        """With this runtime, which was not tried. Raises `FailedPrecondition` when it is not installed."""
+        groups = ControlGroups(layout())
+        runtime = Runtime.install(name, directory=run_dir, groups=groups)
+        return cls(run_dir=run_dir, runtime=runtime, groups=groups, timeout_s=timeout_s)
 
     async def fingerprint(self) -> Fingerprint:
         """Run a real sandbox with real limits, and see that it ran inside them."""
@@ -124,8 +130,10 @@ class OciDriver:
         found = await self.recover(sandbox.id)
         if isinstance(found, Running):
             return found
+        self._met.add(sandbox.id)
         shim = self._shim(sandbox.id)
         shim.directory.mkdir(exist_ok=True)
+        (shim.directory / "runtime").write_text(self.runtime)
         sandbox.log.parent.mkdir(parents=True, exist_ok=True)
         binds = (Bind(source=INIT_BINARY, target=INIT), *sandbox.binds)
         own = self._runtime.makes_groups
@@ -230,11 +238,13 @@ class OciDriver:
             return shim.directory, ()
         return shim.directory, tuple(group for group in self._groups.directories(id) if group.is_dir())
 
-    async def _end_leftovers(self) -> None:
-        """Commands that an agent before this one began: nobody reads what they print."""
-        for directory in self._sandboxes.iterdir():
-            for left in entry.leftovers(self._runtime, directory):
-                await entry.end_leftover(left, self._groups.processes(directory.name))
+    async def _end_leftovers(self, id: str) -> None:
+        """Commands that an agent before this one began in a sandbox: nobody reads what they print."""
+        if id in self._met:
+            return
+        self._met.add(id)
+        for left in entry.leftovers(self._runtime, self._sandboxes / id):
+            await entry.end_leftover(left, self._groups.processes(id))
 
     async def stats(self, id: str) -> Stats:
         return self._groups.stats(id)
@@ -251,11 +261,13 @@ class OciDriver:
         pid = shim.pid()
         if pid is None or not (shim.directory / "started").exists():
             return None
+        await self._end_leftovers(id)
         if shim.exit_code() is not None or shim.own_pid() is None:
             return Ended(await self._ended(shim))
         return Running(pid)
 
     async def destroy(self, id: str) -> None:
+        self._met.discard(id)
         shim = self._shim(id)
         await self.kill(id)
         pid = shim.own_pid()
@@ -289,6 +301,13 @@ class OciDriver:
         shim = self._shim(id)
         if shim.own_pid() is not None:
             await asyncio.to_thread(_order, shim.control, b"2 0 0\n")
+
+    def _made(self, directory: Path) -> bool:
+        """Whether this sandbox is on this runtime, and not on another that shares the directory."""
+        try:
+            return (directory / "runtime").read_text() == self.runtime
+        except FileNotFoundError:  # from before several runtimes were used at once
+            return True
 
     def _shim(self, id: str) -> Shim:
         return Shim(id, self._sandboxes / id)

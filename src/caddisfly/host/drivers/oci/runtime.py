@@ -19,13 +19,14 @@ import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from caddisfly.host.drivers.oci import view
 from caddisfly.host.drivers.oci.cgroups import ControlGroups
 from caddisfly.model.errors import DeadlineExceeded, FailedPrecondition, Internal
 
 Name = Literal["crun", "runc", "runsc"]
+NAMES: tuple[Name, ...] = get_args(Name)
 
 _HYBRID_CRUN = """#!/bin/sh
 for group in $CADDIS_GROUPS; do echo 0 > "$group/cgroup.procs" || exit 125; done

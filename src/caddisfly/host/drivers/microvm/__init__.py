@@ -1,0 +1,1 @@
+"""The `microvm` driver: Machines as virtual machines, each with a kernel of its own."""

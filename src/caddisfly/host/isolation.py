@@ -1,0 +1,151 @@
+"""Which isolation a Machine gets on this host, and by which driver.
+
+The host's setting says what is offered, control says what the Machine's organization may have, and the first that is in
+both is taken. A Machine keeps that class for life; the driver within it is chosen for each incarnation, so that it may
+change from runc to crun, but never from gVisor to a container.
+
+`auto` prefers a microVM where one starts at the speed of hardware, and else a container, which is what a host was
+before there was a choice. gVisor is offered then, to those who must have it: it starts four times as slowly, and not
+all that a Machine can do is done under it (docs/decisions). The preferred driver is tried when the agent starts. The
+others are tried when somebody first wants them, since each try costs as much as a Machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from caddisfly.host.drivers.driver import Driver
+from caddisfly.host.drivers.oci.driver import OciDriver
+from caddisfly.host.drivers.oci.runtime import NAMES
+from caddisfly.host.drivers.several import DriverOf, Several
+from caddisfly.host.settings import HostSettings
+from caddisfly.model.errors import Aborted, FailedPrecondition, Problem
+from caddisfly.model.isolation import CONTAINER, GVISOR, MICROVM, Isolation
+from caddisfly.model.machine import Machine
+
+log = logging.getLogger(__name__)
+
+
+def wanted(settings: HostSettings) -> tuple[Isolation, ...]:
+    """What a host is to offer, the preferred first, as far as it turns out to work."""
+    if settings.isolation != "auto":
+        return (settings.isolation,)
+    if settings.runtime == "runsc":  # what one wrote before there was a choice
+        return (GVISOR,)
+    return (MICROVM, CONTAINER, GVISOR)
+
+
+async def open_drivers(settings: HostSettings, driver_of: DriverOf) -> Several:
+    """Those of new Machines, and those that older ones may still run on.
+
+    Raises `FailedPrecondition` when nothing that is wanted works.
+    """
+    offers: dict[Isolation, Driver] = {}
+    reasons = []
+    for isolation in wanted(settings):
+        try:
+            offers[isolation] = await _open(isolation, settings, prove=not offers)
+        except FailedPrecondition as problem:
+            reasons.append(f"{isolation}: {problem.why or problem}")
+    if not offers:
+        raise FailedPrecondition("no Machine can run on this host", why="; ".join(reasons), next="caddis doctor")
+    log.info("isolation.offered", extra={"drivers": [driver.name for driver in offers.values()], "not": reasons})
+    return Several(offers, driver_of=driver_of, others=await _left_by_others(settings, offers))
+
+
+async def _open(isolation: Isolation, settings: HostSettings, *, prove: bool) -> Driver:
+    """Raises `FailedPrecondition`."""
+    run_dir, timeout_s = settings.run_dir, settings.runtime_timeout_s
+    if isolation == CONTAINER:
+        return await OciDriver.choose(run_dir=run_dir, wanted=settings.runtime, timeout_s=timeout_s)
+    if isolation == GVISOR and prove:
+        return await OciDriver.choose(run_dir=run_dir, wanted="runsc", timeout_s=timeout_s)
+    if isolation == GVISOR:
+        return OciDriver.installed("runsc", run_dir=run_dir, timeout_s=timeout_s)
+    raise FailedPrecondition("there is no driver for microVMs yet")
+
+
+async def _left_by_others(settings: HostSettings, offers: Mapping[Isolation, Driver]) -> list[Driver]:
+    """A runtime that was ever used since the last reboot has a directory."""
+    offered = {driver.name for driver in offers.values()}
+    found: list[Driver] = []
+    for name in NAMES:
+        if f"oci/{name}" in offered or not (settings.run_dir / name).is_dir():
+            continue
+        try:
+            found.append(OciDriver.installed(name, run_dir=settings.run_dir, timeout_s=settings.runtime_timeout_s))
+        except FailedPrecondition as problem:
+            log.warning("isolation.gone", extra={"runtime": name, "reason": str(problem)})
+    return found
+
+
+class Choice:
+    """Made anew by each agent."""
+
+    def __init__(self, offers: Mapping[Isolation, Driver] | None = None) -> None:
+        """The preferred first, and that one is known to work. None: there is nothing to choose, nor to record."""
+        self._offers = offers or {}
+        self._works: set[Isolation] = set(list(self._offers)[:1])
+        self._trying = asyncio.Lock()
+
+    @property
+    def offers(self) -> tuple[Isolation, ...]:
+        return tuple(self._offers)
+
+    @property
+    def drivers(self) -> tuple[str, ...]:
+        """Their names, in the same order."""
+        return tuple(driver.name for driver in self._offers.values())
+
+    def best(self, allowed: Collection[str]) -> Isolation | None:
+        """What a Machine gets that may have only these; an empty collection allows everything."""
+        return next((isolation for isolation in self._offers if not allowed or isolation in allowed), None)
+
+    def refusal(self, allowed: Collection[str]) -> str:
+        """Why such a Machine cannot be here, in words; empty when it can."""
+        if not self._offers or self.best(allowed):
+            return ""
+        return f"the organization must have {' or '.join(allowed)}, and the host has {' and '.join(self._offers)}"
+
+    async def choose(self, allowed: Collection[str]) -> str:
+        """For a new Machine. Raises `Aborted` when there is none, so that another host is asked."""
+        reasons = [reason] if (reason := self.refusal(allowed)) else []
+        for isolation in self._offers:
+            if allowed and isolation not in allowed:
+                continue
+            try:
+                await self._try(isolation)
+            except Problem as problem:
+                reasons.append(str(problem))
+            else:
+                return isolation
+        if reasons:
+            raise Aborted(f"could not place machine: {'; '.join(reasons)}", next="caddis doctor, on that host")
+        return ""
+
+    def incarnate(self, machine: Machine) -> Machine:
+        """With the driver that its next incarnation is for. Raises `FailedPrecondition` when there is none."""
+        if not self._offers:
+            return machine
+        isolation = machine.isolation or (CONTAINER if CONTAINER in self._offers else self.offers[0])
+        driver = next((driver for name, driver in self._offers.items() if name == isolation), None)
+        if driver is None:
+            raise FailedPrecondition(
+                f"the machine cannot run as a {isolation}",
+                why=f"it was created as one, and its host now has only {' and '.join(self._offers)}",
+                next="set [host] isolation back, or destroy it and create it anew",
+            )
+        return replace(machine, isolation=isolation, driver=driver.name)
+
+    async def _try(self, isolation: Isolation) -> None:
+        """Once for each that works."""
+        async with self._trying:
+            if isolation in self._works:
+                return
+            found = await self._offers[isolation].fingerprint()
+            if not found.works:
+                raise FailedPrecondition(f"{isolation} does not work on the host", why=found.reason)
+            self._works.add(isolation)
