@@ -92,10 +92,22 @@ def test_suspend_waits(api: Api, caddis: Caddis) -> None:
     there(api)
     api.on("POST", f"{MACHINE}/suspend", (200, {"ok": True}))
     api.on("GET", f"{MACHINE}/wait", (200, {"ok": True}))
+    api.on("GET", MACHINE, (200, {"id": ID, "state": "suspended"}))
     assert caddis("machine", "suspend", ID, "-a", "hello").out == f"{ID} suspended\n"
-    assert api.asked(f"{MACHINE}/wait")[0].query["state"] == "suspended"
+    assert api.asked(f"{MACHINE}/wait")[0].query["state"] == "settled"
     assert caddis("machine", "suspend", ID, "-a", "hello", "--no-wait").code == 0
     assert len(api.asked(f"{MACHINE}/wait")) == 1
+
+
+def test_a_suspend_that_ended_in_a_stop_says_so(api: Api, caddis: Caddis) -> None:
+    there(api)
+    api.on("POST", f"{MACHINE}/suspend", (200, {"ok": True}))
+    api.on("GET", f"{MACHINE}/wait", (200, {"ok": True}))
+    api.on("GET", MACHINE, (200, {"id": ID, "state": "stopped"}))
+    outcome = caddis("machine", "suspend", ID, "-a", "hello")
+    assert outcome.code == 1
+    assert f"{ID} was not suspended: it is stopped" in outcome.err
+    assert "caddis machine why" in outcome.err
 
 
 def test_a_suspend_that_is_refused_says_what_to_do(api: Api, caddis: Caddis) -> None:

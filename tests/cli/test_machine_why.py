@@ -103,6 +103,31 @@ STORIES: list[tuple[str, Account, str, str]] = [
         "caddis machine start",
     ),
     (
+        "could not be suspended",
+        told(
+            "stopped",
+            left(130, requested_stop=True),
+            event("stop", "stopping", "flyd"),
+            {**event("suspend", "failed", "flyd"), "request": {"error": "it has open TCP connections"}},
+            event("suspend", "suspending", "user"),
+            STARTED,
+        ),
+        "stopped instead: it has open TCP connections",
+        "caddis machine start",
+    ),
+    (
+        "could not be resumed",
+        told(
+            "suspended",
+            {**event("resume", "failed", "flyd"), "request": {"error": "the host is busy"}},
+            event("start", "starting", "user"),
+            event("suspend", "suspended", "flyd"),
+            event("suspend", "suspending", "user"),
+        ),
+        "could not resume it: the host is busy",
+        "caddis machine start",
+    ),
+    (
         "was destroyed",
         told("destroyed", event("destroy", "destroyed", "flyd"), event("destroy", "destroying"), left(1)),
         "destroyed through the API",

@@ -194,3 +194,44 @@ def test_an_unknown_word_is_refused_with_what_is_allowed(caddis_app: CaddisApp) 
         caddis_app.client.machines.update(
             caddis_app.name, machine["id"], {"image": "nginx", "env": {"CADDIS_DEV": "crash"}}
         )
+
+
+def suspend(app: CaddisApp, machine: dict[str, Any]) -> dict[str, Any]:
+    app.client.machines.suspend(app.name, machine["id"])
+    app.client.machines.wait(app.name, machine["id"], "settled", timeout_s=20)
+    return app.client.machines.get(app.name, machine["id"])
+
+
+def test_what_is_suspended_goes_on_where_it_was(caddis_app: CaddisApp) -> None:
+    app, machine = caddis_app, caddis_app.create(act="log-every=10ms")
+    assert suspend(app, machine)["state"] == "suspended"
+    app.client.machines.start(app.name, machine["id"])
+    app.client.machines.wait(app.name, machine["id"], "started", timeout_s=20)
+    again = app.client.machines.get(app.name, machine["id"])
+    assert [event["type"] for event in again["events"][:2]] == ["resume", "start"]
+    assert "exit" not in {event["type"] for event in again["events"]}
+
+
+def test_slow_suspend_is_undone_by_a_start(caddis_app: CaddisApp) -> None:
+    app, machine = caddis_app, caddis_app.create(act="slow-suspend=20s")
+    app.client.machines.suspend(app.name, machine["id"])
+    assert app.client.machines.get(app.name, machine["id"])["state"] == "suspending"
+    app.client.machines.start(app.name, machine["id"])
+    assert app.client.machines.get(app.name, machine["id"])["state"] == "started"
+
+
+@pytest.mark.parametrize("way", ["refused", "lost"])
+def test_suspend_error_ends_in_a_stop(caddis_app: CaddisApp, way: str) -> None:
+    stopped = suspend(caddis_app, caddis_app.create(act=f"suspend-error={way}"))
+    assert stopped["state"] == "stopped"
+    assert exit_of(stopped)["requested_stop"]
+
+
+def test_resume_error_starts_it_anew(caddis_app: CaddisApp) -> None:
+    app, machine = caddis_app, caddis_app.create(act="resume-error")
+    assert suspend(app, machine)["state"] == "suspended"
+    app.client.machines.start(app.name, machine["id"])
+    app.client.machines.wait(app.name, machine["id"], "started", timeout_s=20)
+    again = app.client.machines.get(app.name, machine["id"])
+    assert "its resume-error says so" in exit_of(again)["error"]
+    assert at(again, "resume", "failed") >= at(again, "suspend", "suspended")

@@ -16,6 +16,7 @@ import pytest
 
 from caddisfly.host.drivers.driver import Driver, Limits, Sandbox
 from caddisfly.host.drivers.mock import MockDriver
+from caddisfly.host.drivers.oci.checkpoint import Quiet
 from caddisfly.host.drivers.oci.driver import OciDriver
 from caddisfly.host.drivers.several import Several
 from caddisfly.host.images.build import busybox_layer
@@ -23,6 +24,20 @@ from caddisfly.model.isolation import CONTAINER, GVISOR, Isolation
 from tests.leaks import TEST_DIRECTORY, traces
 
 _number = itertools.count(1)
+
+
+class Silence:
+    """The network of sandboxes that have none."""
+
+    async def hush(self, id: str) -> None: ...
+
+    async def unhush(self, id: str) -> None: ...
+
+    async def attempts(self, id: str) -> int:
+        return 0
+
+    async def open_connections(self, id: str) -> tuple[str, ...]:
+        return ()
 
 
 class Bench:
@@ -78,7 +93,7 @@ async def bench(request: pytest.FixtureRequest, root: Path) -> AsyncIterator[Ben
         async def same() -> Driver:
             return mock
 
-        made = Bench(mock, same, frozenset(), root)
+        made = Bench(mock, same, (await mock.fingerprint()).abilities, root)
     elif kind == "several":
         drivers: dict[Isolation, Driver] = {CONTAINER: _named("even"), GVISOR: _named("odd")}
 
@@ -92,7 +107,8 @@ async def bench(request: pytest.FixtureRequest, root: Path) -> AsyncIterator[Ben
     else:
 
         async def choose() -> Driver:
-            return await OciDriver.choose(run_dir=root / f"run-{runtime}", wanted=runtime, timeout_s=30)
+            directory = root / f"run-{runtime}"
+            return await OciDriver.choose(run_dir=directory, wanted=runtime, timeout_s=30, quiet=Quiet(Silence(), 0.0))
 
         driver = await choose()
         found = await driver.fingerprint()

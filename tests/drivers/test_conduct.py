@@ -67,6 +67,7 @@ def test_what_comes_later_has_the_last_word() -> None:
         ("ignore-signals=yes", "it takes no value"),
         ("start-error=sometimes", "final, retryable, or how many"),
         ("start-error=0", "final, retryable, or how many"),
+        ("suspend-error=sometimes", "refused, after which it runs on"),
         ("log-every=1ms", "at least 10ms"),
         ("oom@often", "no chance"),
         ("oom@", "no chance"),

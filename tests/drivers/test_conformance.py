@@ -9,8 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from caddisfly.host.drivers.driver import Command, CommandResult, Driver, Ended, Pausable, Running, Sizable
-from caddisfly.model.errors import DeadlineExceeded, InvalidArgument, Problem
+from caddisfly.host.drivers.driver import (
+    Command,
+    CommandResult,
+    Driver,
+    Ended,
+    NotSuspended,
+    Pausable,
+    Running,
+    Sizable,
+    Suspendable,
+    Unusable,
+)
+from caddisfly.model.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, Problem
 from caddisfly.model.machine import Exit
 from tests.conftest import eventually
 from tests.drivers.conftest import Bench, soon
@@ -240,3 +251,73 @@ async def test_what_is_paused_stands_still_and_can_be_killed(programs: Bench) ->
 
 async def _used(driver: Driver, id: str, *, more_than: int) -> bool:
     return (await driver.stats(id)).cpu_ns > more_than
+
+
+@pytest.fixture
+def suspends(bench: Bench, tmp_path: Path) -> tuple[Bench, Suspendable, Path]:
+    """A driver that can suspend, and a directory for a snapshot."""
+    if "suspend" not in bench.abilities:
+        pytest.skip("this driver declares that it cannot suspend")
+    assert isinstance(bench.driver, Suspendable)
+    return bench, bench.driver, tmp_path
+
+
+async def test_what_cannot_be_suspended_says_why(bench: Bench) -> None:
+    if "suspend" in bench.abilities:
+        pytest.skip("this driver declares that it can")
+    if isinstance(bench.driver, Suspendable):
+        with pytest.raises(FailedPrecondition, match="unable to suspend machine"):
+            bench.driver.snapshot_build("e" * 14 + "-00000001")
+
+
+async def test_what_is_suspended_goes_on_under_another_agent(suspends: tuple[Bench, Suspendable, Path]) -> None:
+    bench, driver, directory = suspends
+    sandbox = bench.sandbox("i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done")
+    await bench.driver.start(sandbox)
+    build = driver.snapshot_build(sandbox.id)
+    if "programs" in bench.abilities:
+        await eventually(lambda: sandbox.log.exists() and len(sandbox.log.read_text().splitlines()) > 2)
+    await driver.suspend(sandbox.id, directory)
+    await driver.suspend(sandbox.id, directory)
+    assert list(directory.iterdir())
+    assert not await driver.keep_running(sandbox.id), "too late"
+    lines = sandbox.log.read_text()
+    await bench.driver.destroy(sandbox.id)
+    assert await bench.driver.recover(sandbox.id) is None
+    assert sandbox.log.read_text() == lines, "nothing of it ran on"
+    again = await bench.restarted()
+    assert isinstance(again, Suspendable)
+    assert again.snapshot_build(sandbox.id) == build
+    running = await again.resume(sandbox, directory)
+    assert await again.resume(sandbox, directory) == running
+    assert await again.recover(sandbox.id) == running
+    if "programs" in bench.abilities:
+        counted = len(lines.splitlines())
+        await eventually(lambda: len(sandbox.log.read_text().splitlines()) > counted + 2)
+        numbers = [int(line.rsplit(" ", 1)[1]) for line in sandbox.log.read_text().splitlines()]
+        assert numbers == list(range(1, len(numbers) + 1))
+    await again.signal(sandbox.id, signal.SIGTERM)
+    assert (await soon(again.wait(sandbox.id))).signal == 15
+
+
+async def test_what_has_ended_cannot_be_suspended(suspends: tuple[Bench, Suspendable, Path]) -> None:
+    bench, driver, directory = suspends
+    sandbox = bench.sandbox()
+    await bench.driver.start(sandbox)
+    await bench.driver.kill(sandbox.id)
+    await soon(bench.driver.wait(sandbox.id))
+    with pytest.raises(Problem) as caught:
+        await driver.suspend(sandbox.id, directory)
+    assert not isinstance(caught.value, NotSuspended)
+
+
+async def test_a_snapshot_that_is_no_good_leaves_no_trace(suspends: tuple[Bench, Suspendable, Path]) -> None:
+    bench, driver, directory = suspends
+    if "programs" not in bench.abilities:
+        pytest.skip("what it writes cannot be broken")
+    (directory / "checkpoint.img").write_bytes(b"rotten" * 1000)
+    sandbox = bench.sandbox()
+    with pytest.raises(Unusable):
+        await driver.resume(sandbox, directory)
+    assert await bench.driver.recover(sandbox.id) is None
+    assert await bench.driver.known() == frozenset()

@@ -7,8 +7,40 @@ from caddisfly.model.machine import Machine
 FOLLOWS: dict[str, set[str]] = {
     "": {"launch/created"},
     "launch/created": {"start/starting", "exit/stopped", "update/replacing", "destroy/destroying"},
-    "start/starting": {"start/started", "exit/stopped"},
-    "start/started": {"exit/stopped", "stop/stopping", "restart/restarting", "update/replacing", "destroy/destroying"},
+    "start/starting": {"start/started", "exit/stopped", "resume/started", "resume/failed"},
+    "start/started": {
+        "exit/stopped",
+        "stop/stopping",
+        "restart/restarting",
+        "update/replacing",
+        "suspend/suspending",
+        "destroy/destroying",
+    },
+    "suspend/suspending": {"suspend/suspended", "suspend/failed", "resume/started", "destroy/destroying"},
+    "suspend/suspended": {
+        "start/starting",
+        "stop/stopping",
+        "restart/restarting",
+        "update/replacing",
+        "destroy/destroying",
+    },
+    "suspend/failed": {"stop/stopping"},
+    "resume/started": {
+        "exit/stopped",
+        "stop/stopping",
+        "restart/restarting",
+        "update/replacing",
+        "suspend/suspending",
+        "destroy/destroying",
+    },
+    "resume/failed": {
+        "exit/stopped",  # its memory is gone
+        "start/starting",  # its host could not: it is still suspended
+        "stop/stopping",
+        "restart/restarting",
+        "update/replacing",
+        "destroy/destroying",
+    },
     "stop/stopping": {"exit/stopped", "start/starting", "destroy/destroying", "update/replacing"},
     "restart/restarting": {
         "exit/stopped",
@@ -27,6 +59,7 @@ FOLLOWS: dict[str, set[str]] = {
         "stop/stopping",
         "restart/restarting",
         "update/replacing",
+        "suspend/suspending",
         "destroy/destroying",
     },
     "exit/stopped": {

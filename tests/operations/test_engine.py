@@ -20,6 +20,7 @@ from caddisfly.host.operations import lifecycle
 from caddisfly.host.operations.engine import Engine
 from caddisfly.host.operations.work import Parts
 from caddisfly.host.settings import HostSettings
+from caddisfly.host.snapshots import Snapshots
 from caddisfly.model.config import Config
 from caddisfly.model.errors import Aborted, InvalidArgument, Problem, Unavailable
 from caddisfly.model.machine import Exit, Machine
@@ -34,16 +35,24 @@ class NullRoots:
 
     directory: Path
     mounted: set[str] = field(default_factory=set)
+    written: dict[str, int] = field(default_factory=dict)
+    """What is there, and how often it was mounted since it was made."""
 
     async def mount(self, key: str, layers: tuple[Path, ...], *, size_mb: int, keep: bool = False) -> Path:
+        self.written[key] = self.written.get(key, 0) + 1 if keep else 1
         self.mounted.add(key)
         return self.directory
 
     async def unmount(self, key: str, *, keep: bool = False) -> None:
         self.mounted.discard(key)
+        if not keep:
+            self.written.pop(key, None)
+
+    async def mark(self, key: str) -> str:
+        return f"written {self.written[key]} times" if key in self.written else ""
 
     def known(self) -> set[str]:
-        return set(self.mounted)
+        return set(self.written)
 
 
 @dataclass
@@ -73,6 +82,9 @@ class NullLinks:
         self.plugged.add(attachment.id)
         return Path("/proc/self/ns/net")
 
+    async def reattach(self, attachment: Attachment) -> Path:
+        return await self.attach(attachment)
+
     async def detach(self, attachment: Attachment) -> None:
         self.plugged.discard(attachment.id)
 
@@ -89,6 +101,8 @@ class World:
         self.conduct = Conduct()
         self.images = NullImages(NullRoots(directory))
         self.links = NullLinks()
+        self.snapshots = Snapshots(directory / "snapshots")
+        self.boot = "first"
         self.settings = HostSettings(data_dir=directory, run_dir=directory, stop_grace_s=0.01)
         self.published: dict[str, Machine] = {}
         self.engine: Engine
@@ -102,7 +116,9 @@ class World:
         """Start an agent's engine on what is there, as after a crash."""
         self._journal = Journal(self.directory / "journal.db")
         contents = await self._journal.open()
-        parts = Parts(self.settings, self.driver, self.images, self.links, lambda machine: None)
+        parts = Parts(
+            self.settings, self.driver, self.images, self.links, self.snapshots, lambda machine: None, boot=self.boot
+        )
         self.engine = Engine(self._journal, parts, publish=self._publish)
         operations = {operation.machine_id: operation for operation in contents.operations}
         self.published = {machine.id: machine for machine in contents.machines}  # the agent does so, too

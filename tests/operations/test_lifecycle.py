@@ -15,13 +15,14 @@ from caddisfly.model.errors import Aborted, FailedPrecondition, InvalidArgument,
 from caddisfly.model.machine import Exit, Machine
 from tests.journal.test_journal import a_machine
 
-TRANSIENT = ("starting", "stopping", "restarting", "replacing", "updating", "destroying")
+TRANSIENT = ("starting", "stopping", "restarting", "replacing", "updating", "suspending", "destroying")
 
 
 def in_state(state: str, **changes: object) -> Machine:
     """A Machine as it is in that state: in a transient one with its operation under way."""
     operation = "under-way" if state in TRANSIENT or state == "created" else ""
-    return a_machine(state=state, run_id="r" if state == "started" else "", **{"operation": operation, **changes})
+    run_id = "r" if state in ("started", "suspending", "suspended") else ""
+    return a_machine(state=state, run_id=run_id, **{"operation": operation, **changes})
 
 
 def update(machine: Machine, **changes: Any) -> Decision:
@@ -36,9 +37,9 @@ CALLS: dict[str, Callable[[Machine], Decision]] = {
     "update": update,
     "delete": lambda machine: lifecycle.destroy(machine, source="user", force=False),
     "force": lambda machine: lifecycle.destroy(machine, source="user", force=True),
+    "suspend": lambda machine: lifecycle.suspend(machine, source="user", boot="now"),
 }
 NOOP, WAITS, LATE, GONE, RACE = "noop", Busy, FailedPrecondition, NotFound, Aborted
-# Columns: created, starting, started, stopping, stopped, replacing, failed, destroying, destroyed.
 STATES = ("created", "starting", "started", "stopping", "stopped", "replacing", "failed", "destroying", "destroyed")
 TABLE: dict[str, tuple[object, ...]] = {
     "start": (LATE, NOOP, NOOP, LATE, plans.START, LATE, plans.START, LATE, GONE),
@@ -47,8 +48,20 @@ TABLE: dict[str, tuple[object, ...]] = {
     "update": (WAITS, WAITS, plans.REPLACE, WAITS, plans.RENEW, RACE, plans.RENEW, LATE, GONE),
     "delete": (WAITS, LATE, LATE, LATE, plans.DESTROY, LATE, plans.DESTROY, NOOP, GONE),
     "force": (WAITS, WAITS, plans.DESTROY, WAITS, plans.DESTROY, WAITS, plans.DESTROY, NOOP, GONE),
+    "suspend": (LATE, LATE, plans.SUSPEND, LATE, LATE, LATE, LATE, LATE, GONE),
 }
+ASLEEP: dict[str, tuple[object, object]] = {
+    "start": (WAITS, plans.RESUME),
+    "stop": (WAITS, plans.DISCARD),
+    "restart": (WAITS, plans.RESTART),
+    "update": (WAITS, plans.SHED),
+    "delete": (LATE, plans.DESTROY),
+    "force": (WAITS, plans.DESTROY),
+    "suspend": (NOOP, NOOP),
+}
+_ASLEEP = ("suspending", "suspended")
 CASES = [(call, state, row[index]) for call, row in TABLE.items() for index, state in enumerate(STATES)]
+CASES += [(call, state, outcome) for call, row in ASLEEP.items() for state, outcome in zip(_ASLEEP, row, strict=True)]
 
 
 @pytest.mark.parametrize(("call", "state", "outcome"), CASES, ids=[f"{call}-{state}" for call, state, _ in CASES])
@@ -67,7 +80,9 @@ def test_a_call_in_a_state(call: str, state: str, outcome: object) -> None:
     assert decision.operation is not None
     assert decision.operation.kind == outcome
     assert decision.machine.operation == decision.operation.id
-    assert decision.machine.events[:-1] == decision.machine.events[:1], "one new event"
+    news = [event.type for event in reversed(decision.machine.events[:-1])]
+    ends = state == "suspended" and call in ("stop", "restart")  # the run whose memory it was
+    assert news[1:] == (["exit"] if ends else []), "one new event"
 
 
 def test_a_start_of_a_machine_that_was_just_created_names_its_state() -> None:
@@ -174,7 +189,7 @@ def test_a_parked_machine_remembers_that_it_ran() -> None:
     assert not lifecycle.stop(down, source="user").machine.parked, "a stop means it: it stays down"
 
 
-@pytest.mark.parametrize("state", ["starting", "stopping", "restarting", "replacing", "updating", "destroying"])
+@pytest.mark.parametrize("state", TRANSIENT)
 def test_there_is_a_way_out_of_every_state_in_between(state: str) -> None:
     assert lifecycle.recovered(in_state(state, operation="")).operation is not None
 
@@ -186,3 +201,19 @@ def test_an_update_that_is_undone_has_its_secrets_back() -> None:
     assert decision.operation is not None
     back = lifecycle.failed(decision.machine, decision.operation, InvalidArgument("manifest unknown"), now_ms=1)
     assert (back.machine.secrets_version, back.machine.state) == (3, "started")
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({"guest": {"cpu_kind": "performance", "cpus": 1, "memory_mb": 4096}}, "4096 MiB"),
+        ({"init": {"swap_size_mb": 64}}, "swap"),
+        ({"schedule": "daily"}, "schedule"),
+        ({"processes": [{"cmd": ["a"]}, {"cmd": ["b"]}]}, "several programs"),
+    ],
+)
+def test_what_cannot_be_suspended_says_why(config: dict[str, Any], why: str) -> None:
+    with pytest.raises(FailedPrecondition, match="unable to suspend machine") as caught:
+        CALLS["suspend"](running(**config))
+    assert why in caught.value.why
+    assert lifecycle.suspend(running(guest={"cpus": 1, "memory_mb": 2048}), source="user", boot="b").operation

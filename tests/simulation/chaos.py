@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from caddisfly.bus import contract
-from caddisfly.model import ids
+from caddisfly.model import ids, states
 from caddisfly.model.errors import Problem
 
 if TYPE_CHECKING:
@@ -98,6 +99,11 @@ def stop(world: World) -> None:
     world.call(contract.STOP_MACHINE, contract.StopMachine(machine_id=_one(world), timeout_s=timeout_s))
 
 
+def suspend(world: World) -> None:
+    source = "proxy" if world.happens(0.5) else "user"
+    world.call(contract.SUSPEND_MACHINE, contract.MachineCall(machine_id=_one(world), source=source))
+
+
 def restart(world: World) -> None:
     request = contract.StopMachine(machine_id=_one(world), force=world.happens(0.3))
     world.call(contract.RESTART_MACHINE, request)
@@ -135,6 +141,15 @@ def get_stuck(world: World) -> None:
         box = world.chance.choice(running)
         box.stuck_until = world.loop.time() + world.chance.choice((1.0, 10.0, 60.0))
         world.note("stuck", box.id, box.stuck_until)
+
+
+def rot(world: World) -> None:
+    """The disk alters what it holds of a Machine that is suspended."""
+    asleep = [one.run_id for one in world.disk.machines.values() if one.state == states.SUSPENDED]
+    if asleep:
+        key = world.chance.choice(asleep)
+        world.note("rot", key)
+        world.rooms.snapshots[key] = replace(world.rooms.snapshots[key], damaged=True)
 
 
 def fill_disk(world: World) -> None:
@@ -200,8 +215,14 @@ def reboot(world: World) -> None:
         return
     world.note("reboot")
     world.process.kill()
-    world.rooms.boxes.clear()
-    world.rooms.links.clear()
+    rooms = world.rooms
+    rooms.boxes.clear()
+    rooms.links.clear()
+    rooms.roots.clear()
+    rooms.boot += 1
+    for key, saved in list(rooms.snapshots.items()):
+        if not saved.durable:
+            rooms.snapshots[key] = replace(saved, damaged=True)
     world.notes.clear()
 
 
@@ -210,6 +231,7 @@ _OPERATIONS = {
     start: 12,
     wake: 8,
     stop: 12,
+    suspend: 16,
     restart: 8,
     update: 10,
     signal: 3,
@@ -217,6 +239,7 @@ _OPERATIONS = {
     destroy: 6,
     end_by_itself: 10,
     get_stuck: 1,
+    rot: 1.5,
     fill_disk: 1.5,
     crash: 4,
     retire: 0.7,

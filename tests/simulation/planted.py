@@ -412,6 +412,60 @@ def driver_not_recorded() -> list[Patch]:
     return [(Choice, "incarnate", incarnate)]
 
 
+async def _nothing(work: Work) -> None:
+    return
+
+
+def snapshot_not_checked() -> list[Patch]:
+    """What is on the disk of a suspended Machine is believed."""
+    return [(STEPS, plans.CHECK_SNAPSHOT, _nothing)]
+
+
+def snapshot_used_twice() -> list[Patch]:
+    """That something ran from a snapshot is not written down: after a reboot it is resumed from once more."""
+
+    async def step(work: Work) -> None:
+        async def forget(change: Callable[[Machine], Machine]) -> None:
+            return
+
+        alter, work.alter = work.alter, forget
+        try:
+            await _RESUME_STEP(work)
+        finally:
+            work.alter = alter
+
+    async def check(work: Work) -> None:
+        async def same(parts: Parts, machine: Machine) -> dict[str, str]:
+            return dict(machine.snapshot.roots) if machine.snapshot is not None else {}
+
+        with mock.patch.object(root, "marks", same):
+            await _CHECK_STEP(work)
+
+    return [(STEPS, plans.RESUME_SANDBOX, step), (STEPS, plans.CHECK_SNAPSHOT, check)]
+
+
+def snapshot_left_behind() -> list[Patch]:
+    """What a Machine was resumed from stays on the disk."""
+    return [(STEPS, plans.DROP_SNAPSHOT, _nothing)]
+
+
+def suspended_starts_beside() -> list[Patch]:
+    """A suspended Machine is started like one that is stopped: its memory belongs to nobody any more."""
+
+    def start(machine: Machine, *, source: str) -> lifecycle.Decision:
+        if machine.state == states.SUSPENDED:
+            machine = replace(machine, state=states.STOPPED)
+        return _START(machine, source=source)
+
+    return [(lifecycle, "start", start)]
+
+
+def suspend_goes_on_after_reboot() -> list[Patch]:
+    """What was written of a memory when the host went down is taken for all of it."""
+    return [(Engine, "_resume_suspend", lambda self, work: None)]
+
+
+_RESUME_STEP, _CHECK_STEP = STEPS[plans.RESUME_SANDBOX], STEPS[plans.CHECK_SNAPSHOT]
 _ADOPT_POD, _BEGIN_POD, _INCARNATE = Pod.adopt, Pod.begin, Choice.incarnate
 
 BUGS: dict[str, Callable[[], list[Patch]]] = {
@@ -450,6 +504,11 @@ BUGS: dict[str, Callable[[], list[Patch]]] = {
         pod_begun_before_noted,
         pod_needs_room_to_stop,
         driver_not_recorded,
+        snapshot_not_checked,
+        snapshot_used_twice,
+        snapshot_left_behind,
+        suspended_starts_beside,
+        suspend_goes_on_after_reboot,
     )
 }
 

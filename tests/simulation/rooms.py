@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,11 @@ from caddisfly.host.drivers.driver import (
     Ended,
     Fingerprint,
     Limits,
+    NotSuspended,
     Running,
     Sandbox,
     Stats,
+    Unusable,
 )
 from caddisfly.host.guest import Surroundings
 from caddisfly.host.images.image import Image, ImageConfig, ResolvedImage
@@ -57,6 +59,12 @@ class Box:
     stuck_until: float = 0.0
     """Its process is in uninterruptible sleep: nothing kills it before."""
     waiters: list[asyncio.Future[Exit]] = field(default_factory=list)
+    count: int = 0
+    """What its memory holds: it only ever grows."""
+    needed: bool = False
+    """Whether a suspend that is under way is to be undone."""
+    away: bool = False
+    """Whether its memory is on the disk: nothing of it executes any more."""
 
     @property
     def machine_id(self) -> str:
@@ -73,7 +81,7 @@ class Box:
 
     @property
     def running(self) -> bool:
-        return not self.made and self.exit is None
+        return not self.made and self.exit is None and not self.away
 
 
 class Rooms:
@@ -91,6 +99,13 @@ class Rooms:
         self.links: set[str] = set()
         self.started: set[str] = set()
         """Every sandbox that ever ran."""
+        self.snapshots: dict[str, Saved] = {}
+        """What is on the disk of the memory of sandboxes."""
+        self.counts: dict[str, int] = {}
+        """How far each sandbox ever came."""
+        self.dirty: dict[str, int] = {}
+        """By root, how often something was written to it: what an incarnation writes there goes with its memory."""
+        self.boot = 1
 
     def running(self) -> list[Box]:
         return [box for box in self.boxes.values() if box.running]
@@ -115,13 +130,47 @@ class Rooms:
         if root not in self.roots or box.run_id not in self.links:
             world.complain(f"{id} was started without its root or its link")
         self._write(id, root)
-        box.root = root
+        self._work(box, root)
         self.started.add(id)
         box.made = False
         if world.faults:
             box.stubborn = world.happens(0.1)
             if world.happens(0.3):
                 world.loop.later(world.chance.expovariate(1 / 3.0), self._by_itself, id)
+
+    def _work(self, box: Box, root: str) -> None:
+        """It runs: it counts in its memory, and it writes to its root."""
+        box.root = root
+        box.count += 1
+        self.counts[box.id] = max(box.count, self.counts.get(box.id, 0))
+        self.dirty[root] = self.dirty.get(root, 0) + 1
+
+    def save(self, id: str) -> None:
+        """Its memory goes to the disk, and it stands still."""
+        box = self.boxes.get(id)
+        if box is None or not box.running or box.needed:
+            return
+        box.away = True
+        self.snapshots[id] = Saved(count=box.count, root=box.root, dirty=self.dirty[box.root], boot=self.boot)
+
+    def load(self, id: str, version: str, root: str, driver: str) -> None:
+        """It runs on from there: the moment in which old memory can meet a new disk."""
+        world, saved = self.world, self.snapshots[id]
+        if saved.count != self.counts[id]:
+            world.complain(f"{id} goes back to {saved.count} after it had come to {self.counts[id]}")
+        if saved.damaged:
+            world.complain(f"{id} was resumed from memory that is not what was written")
+        if saved.dirty != self.dirty.get(root):
+            world.complain(f"{id} was resumed on a root that has changed")
+        others = [other.id for other in self.running() if other.machine_id == id.partition("-")[0]]
+        if others:
+            world.complain(f"{id} was resumed while {', '.join(others)} runs")
+        if root not in self.roots or id not in self.links:
+            world.complain(f"{id} was resumed without its root or its link")
+        if id.partition("-")[0] in world.disk.destroyed:
+            world.complain(f"{id} was resumed after its Machine was destroyed")
+        box = self.boxes[id] = Box(id, version, driver=driver, made=False, count=saved.count)
+        self._work(box, root)
 
     def _write(self, id: str, root: str) -> None:
         if not kept_for(root):
@@ -176,8 +225,24 @@ class Rooms:
         if machine is None:
             return
         kept = kept_for(id) and machine.state != states.DESTROYED
-        if kept or machine.run_id == id.partition(".")[0]:
+        if kept or id.partition(".")[0] in (machine.run_id, machine.root_of):
             self.world.complain(f"{id} was swept away and belongs to a Machine that is {machine.state}")
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """Memory on the disk. `durable` when it would survive the loss of power."""
+
+    count: int
+    root: str
+    dirty: int
+    boot: int
+    durable: bool = False
+    damaged: bool = False
+
+    @property
+    def sha256(self) -> str:
+        return f"{self.count}/{self.root}/{self.dirty}{'/damaged' if self.damaged else ''}"
 
 
 class _Room:
@@ -293,13 +358,63 @@ class SimDriver(_Room):
         await asyncio.sleep(self._world.brief())
         return CommandResult(exit_code=0, stdout=b"", stderr=b"")
 
+    def snapshot_build(self, id: str) -> str:
+        return self.name
+
+    async def suspend(self, id: str, directory: Path) -> None:
+        self._rooms.intended(id, "suspend")
+        box = self._box(id)
+        if box is None or not (box.running or box.away):
+            raise FailedPrecondition("machine not running")
+        box.needed = False
+        if self._world.faults and not box.away and self._world.happens(0.1):
+            if self._world.happens(0.5):
+                raise NotSuspended("a connection is open")
+            self._rooms.end(id, 137)
+            raise Unavailable("suspend does not work now")
+        self._bad_luck()
+        await self._effect("suspend", id, lambda: self._rooms.save(id))
+        if not box.away:
+            raise NotSuspended("it was needed, or has ended")
+
+    async def keep_running(self, id: str) -> bool:
+        box = self._box(id)
+        if box is None or box.away:
+            return False
+        box.needed = True
+        return True
+
+    async def resume(self, sandbox: Sandbox, directory: Path) -> Running:
+        id, version = sandbox.id, sandbox.env[0]
+        self._rooms.intended(id, "resume")
+        box = self._box(id)
+        if box is not None and not box.away:
+            return Running(1)
+        if self._world.faults and self._world.happens(0.05):
+            raise Unusable("it cannot be read")
+        self._bad_luck()
+        await self._effect("resume", id, lambda: self._loaded(id, version, sandbox.root.name))
+        self._bad_luck()
+        return Running(1)
+
+    def _bad_luck(self) -> None:
+        """The host loses power just when a memory is on its way to the disk, or back."""
+        from tests.simulation import chaos
+
+        if self._world.faults and self._world.happens(0.15):
+            self._world.loop.later(self._world.chance.random() * 0.1, chaos.reboot, self._world)
+
+    def _loaded(self, id: str, version: str, root: str) -> None:
+        if id not in self._rooms.boxes:
+            self._rooms.load(id, version, root, self.name)
+
     async def stats(self, id: str) -> Stats:
         return Stats(cpu_ns=0, memory_bytes=0, pids=1, oom_kills=0)
 
     async def recover(self, id: str) -> Running | Ended | None:
         await asyncio.sleep(0)
         box = self._box(id)
-        if box is None or box.made:
+        if box is None or box.made or box.away:
             return None
         return Ended(box.exit) if box.exit is not None else Running(1)
 
@@ -346,11 +461,18 @@ class SimRoots(_Room):
         if any(box.root == key for box in self._rooms.running()):
             self._world.complain(f"the root {key} was taken away while it is in use")
         self._rooms.roots.discard(key)
+        if not keep:
+            self._rooms.dirty.pop(key, None)
         if not keep and key in self._rooms.kept:
             self._rooms.thrown_away(key)
 
+    async def mark(self, key: str) -> str:
+        if key in self._rooms.roots:
+            self._world.complain(f"the root {key} was looked at while it is mounted")
+        return str(self._rooms.dirty.get(key, ""))
+
     def known(self) -> set[str]:
-        return self._rooms.roots | self._rooms.kept.keys()
+        return self._rooms.roots | self._rooms.kept.keys() | self._rooms.dirty.keys()
 
 
 class SimImages(_Room):
@@ -390,6 +512,9 @@ class SimLinks(_Room):
         await self._effect("attach", attachment.id, lambda: self._rooms.links.add(attachment.id))
         return _NETNS
 
+    async def reattach(self, attachment: Attachment) -> Path:
+        return await self.attach(attachment)
+
     async def detach(self, attachment: Attachment) -> None:
         await self.discard(attachment.id)
 
@@ -404,6 +529,40 @@ class SimLinks(_Room):
 
     async def known(self) -> frozenset[str]:
         return frozenset(self._rooms.links)
+
+
+class SimSnapshots(_Room):
+    """What is written is on the disk at once, and survives a loss of power once it was sealed."""
+
+    def make(self, key: str) -> Path:
+        return Path("/simulated/snapshots") / key
+
+    path = make
+
+    async def seal(self, key: str) -> tuple[str, int]:
+        self._rooms.intended(key, "snapshot")
+        await self._effect("seal", key, lambda: self._sealed(key))
+        return self._rooms.snapshots[key].sha256, 1
+
+    def _sealed(self, key: str) -> None:
+        saved = self._rooms.snapshots.get(key)
+        if saved is not None:
+            self._rooms.snapshots[key] = replace(saved, durable=True)
+
+    async def check(self, key: str, sha256: str) -> None:
+        await asyncio.sleep(self._world.brief())
+        saved = self._rooms.snapshots.get(key)
+        if saved is None or saved.sha256 != sha256:
+            raise Unusable("its memory on disk is not what was written")
+
+    async def remove(self, key: str) -> None:
+        if self._world.sweeping:
+            self._rooms.unowned(key)
+        if key in self._rooms.snapshots:
+            await self._effect("remove", key, lambda: self._rooms.snapshots.pop(key, None))
+
+    def known(self) -> set[str]:
+        return set(self._rooms.snapshots)
 
 
 def compile_simulated(machine: Machine, surroundings: Surroundings) -> Sandbox:

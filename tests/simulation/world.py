@@ -41,7 +41,7 @@ from tests.simulation import invariants
 from tests.simulation.bus import Server, SimClient
 from tests.simulation.disk import Disk, SimJournal, SimNotes
 from tests.simulation.loop import Process, SimLoop
-from tests.simulation.rooms import Rooms, SimDriver, SimImages, SimLinks, compile_simulated
+from tests.simulation.rooms import Rooms, SimDriver, SimImages, SimLinks, SimSnapshots, compile_simulated
 
 HOST_ID = "0a7b0018"
 _BOUND_S = 900.0
@@ -390,6 +390,8 @@ def simulated(world: World) -> Iterator[None]:
         (agent_module, "free_disk_mb", lambda _: 100_000),
         (Agent, "_sweep", sweep),
         (agent_module, "FileNotes", lambda _: world.notes),
+        (agent_module, "Snapshots", lambda _: SimSnapshots(world)),
+        (agent_module, "boot_id", lambda: str(world.rooms.boot)),
         (agent_module, "LogFollower", NullLogs),
         (agent_module, "Dispatcher", SimDispatcher),
     ]

@@ -140,7 +140,12 @@ def suspend(
     def act(client: Client, name: str, id: str) -> None:
         client.machines.suspend(name, id)
         if wait:
-            client.machines.wait(name, id, "suspended", timeout_s=120)
+            client.machines.wait(name, id, "settled", timeout_s=330)
+            now = client.machines.get(name, id)
+            if now["state"] != "suspended":
+                raise Aborted(
+                    f"{id} was not suspended: it is {now['state']}", next=f"caddis machine why {id} -a {name}"
+                )
 
     _each(ids, app, act, "suspended", json=json)
 

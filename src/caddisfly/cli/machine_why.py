@@ -142,6 +142,11 @@ class _Facts:
     def newest(self, *types: str) -> Json | None:
         return next((event for event in self.events if event["type"] in types), None)
 
+    def failed(self, type: str) -> str:
+        """The error of the newest event of a type; empty when that is none of a failure."""
+        newest = self.newest(type)
+        return str((newest.get("request") or {}).get("error") or "") if newest else ""
+
     @property
     def asked_to_run(self) -> Json | None:
         """What made it start last. A start by the platform mostly carries out what was asked for before it."""
@@ -214,7 +219,9 @@ def _stopped(facts: _Facts) -> _Told:
 
 
 def _asked_to_stop(facts: _Facts) -> _Told:
-    asked = facts.newest("stop", "update", "restart") or {}
+    asked, unsaved = facts.newest("stop", "update", "restart") or {}, facts.failed("suspend")
+    if unsaved and asked.get("source") == "flyd":
+        return _Told([f"It was to be suspended, and was stopped instead: {unsaved}."], facts.start, troubled=True)
     if asked.get("source") == "proxy":
         because = ["The edge stopped it, because it had nothing to do (autostop)."]
     elif asked.get("type") == "stop" and asked.get("source") == "flyd":
@@ -231,6 +238,8 @@ def _asked_to_stop(facts: _Facts) -> _Told:
 def _suspended(facts: _Facts) -> _Told:
     asked = next((event for event in facts.events if event["type"] == "suspend" and event["source"] != "flyd"), None)
     because = [f"It was suspended {_by(asked)}: its memory is kept, it uses no CPU."]
+    if error := facts.failed("resume"):
+        because.append(f"Its host could not resume it: {error}.")
     if facts.woken_by_requests and not facts.machine.get("cordoned"):
         because.append("The next request for it resumes it (autostart).")
     return _Told(because, facts.start)

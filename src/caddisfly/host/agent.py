@@ -54,6 +54,7 @@ from caddisfly.host.selfservice.exchange import Answer, Request
 from caddisfly.host.sessions import Sessions
 from caddisfly.host.settings import HostSettings
 from caddisfly.host.shelf import Shelf
+from caddisfly.host.snapshots import Snapshots, boot_id
 from caddisfly.model import states
 from caddisfly.model.check import PASSING, CheckConfig
 from caddisfly.model.errors import Problem, Unavailable
@@ -85,6 +86,7 @@ class Agent:
         self._capacity = computer.capacity
         self._network = computer.links
         self._images = computer.images
+        self._snapshots = Snapshots(settings.data_dir / "snapshots")
         self._dispatcher = Dispatcher()
         self._publication = Publication(self._bus, owner=settings.host_id, owns=self._owns)
         self._tasks: list[asyncio.Task[None]] = []
@@ -123,11 +125,13 @@ class Agent:
             pods,
             self._images,
             self._network,
+            self._snapshots,
             self._check_room,
             accept=self._computer.accept,
             compile=self._computer.compile,
             choice=choice,
             open_secrets=self._vault.open,
+            boot=boot_id(),
         )
         self._engine = engine = Engine(self._journal, parts, publish=self._publish)
         self._machines = machines = Machines(
@@ -229,10 +233,10 @@ class Agent:
             log.error("agent.not_readmitted", extra={"machine": machine.id, "reason": str(error)})
 
     async def _sweep(self, contents: Contents) -> None:
-        """Take down sandboxes, namespaces and roots that belong to no Machine."""
+        """Take down sandboxes, namespaces, roots and snapshots that belong to no Machine."""
         assert self._pods is not None
         # Also what is being destroyed: how it ended is still to be recorded.
-        ours = {machine.run_id for machine in contents.machines if machine.run_id}
+        ours = {id for machine in contents.machines for id in (machine.run_id, machine.root_of) if id}
 
         def unwanted(ids: frozenset[str] | set[str]) -> list[str]:
             return [
@@ -252,6 +256,9 @@ class Agent:
             if root.kept_for(name) not in kept:
                 log.warning("agent.swept", extra={"root": name})
                 await self._take_down(partial(self._images.roots.unmount, name), root=name)
+        for key in unwanted(self._snapshots.known()):
+            log.warning("agent.swept", extra={"snapshot": key})
+            await self._take_down(partial(self._snapshots.remove, key), snapshot=key)
         self._checks.sweep(ours)
         self._remove_stale_files(ours)
 

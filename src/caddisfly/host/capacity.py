@@ -17,7 +17,16 @@ from caddisfly.model import states
 from caddisfly.model.errors import Aborted
 from caddisfly.model.machine import Machine
 
-_RUNNING = frozenset((states.STARTING, states.STARTED, states.RESTARTING, states.REPLACING, states.STOPPING))
+_RUNNING = frozenset(
+    (
+        states.STARTING,
+        states.STARTED,
+        states.RESTARTING,
+        states.REPLACING,
+        states.STOPPING,
+        states.SUSPENDING,
+    )
+)
 _MIB = 1 << 20
 
 
@@ -75,6 +84,21 @@ class Capacity:
         )
         if refusal:
             raise Aborted(refusal, next="stop a Machine, choose a smaller size, or add a host")
+
+    def check_snapshot(self, machine: Machine, machines: Iterable[Machine]) -> None:
+        """Raises `Aborted` when the disk cannot hold its memory beside that of others which is being written."""
+        writing_mb = sum(
+            other.config.guest.memory_mb
+            for other in machines
+            if other.state == states.SUSPENDING and other.id != machine.id
+        )
+        free_mb = free_disk_mb(self._settings.data_dir) - self._settings.disk_floor_mb - writing_mb
+        if machine.config.guest.memory_mb > free_mb:
+            raise Aborted(
+                "unable to suspend machine: insufficient disk space available on the current host",
+                why=f"its memory may take {machine.config.guest.memory_mb} MiB, and {max(0, free_mb)} are to spare",
+                next="free disk space, or stop it instead",
+            )
 
 
 def free_disk_mb(directory: Path) -> int:

@@ -20,6 +20,7 @@ from caddisfly.host.capacity import Capacity
 from caddisfly.host.checks.probe import Finding, probe
 from caddisfly.host.drivers.driver import Sandbox
 from caddisfly.host.drivers.oci.cgroups import ControlGroups, has_swap, layout
+from caddisfly.host.drivers.oci.checkpoint import Quiet
 from caddisfly.host.drivers.several import DriverOf, Several
 from caddisfly.host.guest import Surroundings, compile_sandbox, host_nameservers
 from caddisfly.host.images.image import Collected, LayerStatus, ResolvedImage, StoredImage, Verified
@@ -161,7 +162,7 @@ class ThisComputer:
         await self.links.open()
         await self.images.open()
         # After these two, because a driver may look at mounts from a namespace of its own.
-        return await open_drivers(settings, driver_of)
+        return await open_drivers(settings, driver_of, quiet=Quiet(self.links, settings.suspend_drain_s))
 
     async def close(self) -> None:
         await self.images.close()

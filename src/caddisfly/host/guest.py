@@ -47,6 +47,8 @@ class Surroundings:
     netns: Path
     log: Path
     settings: HostSettings
+    fresh: bool = True
+    """Whether it begins to run. What goes on where it was finds its root as it left it."""
 
 
 def compile_sandbox(machine: Machine, given: Surroundings) -> Sandbox:
@@ -64,9 +66,10 @@ def compile_sandbox(machine: Machine, given: Surroundings) -> Sandbox:
     cwd = image.working_dir or "/"
     if not cwd.startswith("/"):
         cwd = f"/{cwd}"
-    _must_exist(root, argv[0], path=env["PATH"], cwd=cwd, image=name)
-    for file in _files(machine.config, program, given.secrets, given.image_configs):
-        inroot.write_file(root, file.guest_path, file.content, mode=file.mode)
+    if given.fresh:
+        _must_exist(root, argv[0], path=env["PATH"], cwd=cwd, image=name)
+        for file in _files(machine.config, program, given.secrets, given.image_configs):
+            inroot.write_file(root, file.guest_path, file.content, mode=file.mode)
     hostname = machine.config.hostname or machine.id
     guest = machine.config.guest
     return Sandbox(

@@ -18,6 +18,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from caddisfly.host.drivers.driver import Driver
+from caddisfly.host.drivers.oci.checkpoint import Quiet
 from caddisfly.host.drivers.oci.driver import OciDriver
 from caddisfly.host.drivers.oci.runtime import NAMES
 from caddisfly.host.drivers.several import DriverOf, Several
@@ -38,37 +39,37 @@ def wanted(settings: HostSettings) -> tuple[Isolation, ...]:
     return (MICROVM, CONTAINER, GVISOR)
 
 
-async def open_drivers(settings: HostSettings, driver_of: DriverOf) -> Several:
+async def open_drivers(settings: HostSettings, driver_of: DriverOf, *, quiet: Quiet) -> Several:
     """Those of new Machines, and those that older ones may still run on.
 
-    Raises `FailedPrecondition` when nothing that is wanted works.
+    `quiet` is what suspending takes. Raises `FailedPrecondition` when nothing that is wanted works.
     """
     offers: dict[Isolation, Driver] = {}
     reasons = []
     for isolation in wanted(settings):
         try:
-            offers[isolation] = await _open(isolation, settings, prove=not offers)
+            offers[isolation] = await _open(isolation, settings, prove=not offers, quiet=quiet)
         except FailedPrecondition as problem:
             reasons.append(f"{isolation}: {problem.why or problem}")
     if not offers:
         raise FailedPrecondition("no Machine can run on this host", why="; ".join(reasons), next="caddis doctor")
     log.info("isolation.offered", extra={"drivers": [driver.name for driver in offers.values()], "not": reasons})
-    return Several(offers, driver_of=driver_of, others=await _left_by_others(settings, offers))
+    return Several(offers, driver_of=driver_of, others=await _left_by_others(settings, offers, quiet))
 
 
-async def _open(isolation: Isolation, settings: HostSettings, *, prove: bool) -> Driver:
+async def _open(isolation: Isolation, settings: HostSettings, *, prove: bool, quiet: Quiet) -> Driver:
     """Raises `FailedPrecondition`."""
     run_dir, timeout_s = settings.run_dir, settings.runtime_timeout_s
     if isolation == CONTAINER:
         return await OciDriver.choose(run_dir=run_dir, wanted=settings.runtime, timeout_s=timeout_s)
     if isolation == GVISOR and prove:
-        return await OciDriver.choose(run_dir=run_dir, wanted="runsc", timeout_s=timeout_s)
+        return await OciDriver.choose(run_dir=run_dir, wanted="runsc", timeout_s=timeout_s, quiet=quiet)
     if isolation == GVISOR:
-        return OciDriver.installed("runsc", run_dir=run_dir, timeout_s=timeout_s)
+        return OciDriver.installed("runsc", run_dir=run_dir, timeout_s=timeout_s, quiet=quiet)
     raise FailedPrecondition("there is no driver for microVMs yet")
 
 
-async def _left_by_others(settings: HostSettings, offers: Mapping[Isolation, Driver]) -> list[Driver]:
+async def _left_by_others(settings: HostSettings, offers: Mapping[Isolation, Driver], quiet: Quiet) -> list[Driver]:
     """A runtime that was ever used since the last reboot has a directory."""
     offered = {driver.name for driver in offers.values()}
     found: list[Driver] = []
@@ -76,7 +77,8 @@ async def _left_by_others(settings: HostSettings, offers: Mapping[Isolation, Dri
         if f"oci/{name}" in offered or not (settings.run_dir / name).is_dir():
             continue
         try:
-            found.append(OciDriver.installed(name, run_dir=settings.run_dir, timeout_s=settings.runtime_timeout_s))
+            timeout_s = settings.runtime_timeout_s
+            found.append(OciDriver.installed(name, run_dir=settings.run_dir, timeout_s=timeout_s, quiet=quiet))
         except FailedPrecondition as problem:
             log.warning("isolation.gone", extra={"runtime": name, "reason": str(problem)})
     return found

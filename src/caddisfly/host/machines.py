@@ -10,7 +10,7 @@ from functools import partial
 from caddisfly.bus import contract
 from caddisfly.bus.rpc import Dispatcher
 from caddisfly.host.capacity import Capacity
-from caddisfly.host.drivers.driver import Command
+from caddisfly.host.drivers.driver import Command, Suspendable
 from caddisfly.host.images.image import ResolvedImage
 from caddisfly.host.journal.journal import Journal
 from caddisfly.host.leases import Leases
@@ -197,7 +197,7 @@ class Machines:
         """Start it if need be, and answer once it is started. However many ask, it starts once."""
         while True:
             machine = self._engine.get(request.machine_id)
-            if machine.state in states.STARTABLE:
+            if machine.state in states.STARTABLE or machine.state == states.SUSPENDING:
                 _, machine, _ = await self._start(request)
             before = machine.state
             machine = await self._engine.settled(request.machine_id)
@@ -225,19 +225,19 @@ class Machines:
         return contract.MachineReply(record=after.to_record(), revision=revision)
 
     async def suspend(self, request: contract.MachineCall) -> contract.MachineReply:
-        """No driver here can keep a Machine's memory on disk. Refused before anything is done (reference M10)."""
-        machine = self._engine.get(request.machine_id)
-        self._leases.check(machine, request.nonce)
-        if machine.state == states.SUSPENDED:
-            return contract.MachineReply(record=machine.to_record())
-        lifecycle.must_exist(machine)
-        if machine.state != states.STARTED:
-            raise FailedPrecondition(f"unable to suspend machine from current state: '{machine.state}'")
-        raise FailedPrecondition(
-            "unable to suspend machine: its host cannot keep memory on disk",
-            why=f"the {self._parts.driver.name} driver has no snapshots",
-            next="stop it instead",
-        )
+        """Keep its memory on disk (reference M10). What cannot be suspended is refused before anything is done."""
+
+        def decide(machine: Machine) -> Decision:
+            decision = lifecycle.suspend(machine, source=request.source, boot=self._parts.boot)
+            if decision.operation is not None:
+                assert isinstance(self._parts.driver, Suspendable)
+                self._parts.driver.snapshot_build(machine.run_id)
+                self._capacity.check_snapshot(machine, self._engine.machines.values())
+            return decision
+
+        guarded = decide if request.source == "proxy" else self._leases.guard(request.nonce, decide)
+        _, after, revision = await self._engine.ask(request.machine_id, guarded)
+        return contract.MachineReply(record=after.to_record(), revision=revision)
 
     async def restart(self, request: contract.StopMachine) -> contract.MachineReply:
         self._parts.choice.incarnate(self._engine.get(request.machine_id))  # else it would be down, and stay so

@@ -110,6 +110,13 @@ class HostSettings(BaseModel):
         gt=0,
         description="Seconds until a call of the OCI runtime is given up. Default 30: it takes 0.1 on a healthy host.",
     )
+    suspend_drain_s: float = Field(
+        default=75.0,
+        ge=0,
+        le=600,
+        description="Seconds that a suspend under gVisor waits for the Machine's TCP connections to end, before it is "
+        "stopped instead. Default 75: one that the Machine closed itself lingers for 60.",
+    )
     beat_s: float = Field(
         default=2.0,
         gt=0,

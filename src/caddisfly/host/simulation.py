@@ -154,6 +154,9 @@ class SimulatedRoots:
 
     async def unmount(self, key: str, *, keep: bool = False) -> None: ...
 
+    async def mark(self, key: str) -> str:
+        return ""
+
     def known(self) -> set[str]:
         return set()
 
@@ -219,6 +222,9 @@ class SimulatedLinks:
     """Links to nowhere."""
 
     async def attach(self, attachment: Attachment) -> Path:
+        return _NOWHERE
+
+    async def reattach(self, attachment: Attachment) -> Path:
         return _NOWHERE
 
     async def detach(self, attachment: Attachment) -> None: ...

@@ -16,6 +16,7 @@ from caddisfly.model import ids, states
 from caddisfly.model.check import Check
 from caddisfly.model.config import Config
 from caddisfly.model.lease import Lease
+from caddisfly.model.snapshot import Snapshot
 
 EVENTS_KEPT = 50
 EVENTS_ON_OBJECT = 20
@@ -124,6 +125,10 @@ class Machine:
     """References with digests, by container: what this version runs, whatever becomes of the tags."""
     file_images: Mapping[str, str] = field(default_factory=dict)
     """References with digests, by name, of the images whose configs are among its files."""
+    root_of: str = ""
+    """An earlier incarnation, when its root is gone on with: its memory was lost, and what it wrote was not."""
+    snapshot: Snapshot | None = None
+    """What it is resumed from. None unless it is suspended, or on its way there or back."""
     isolation: str = ""
     """Its class (`model/isolation.py`), chosen when it is created and kept. Empty: from before there was a choice."""
     driver: str = ""
@@ -201,6 +206,7 @@ class Machine:
             "image": self.image.to_wire(),
             "events": [event.to_wire() for event in self.events],
             "lease": self.lease.to_record() if self.lease else None,
+            "snapshot": self.snapshot.to_record() if self.snapshot else None,
             "checks": [check.to_record() for check in self.checks],
             "containers": [list(one) for one in self.containers],
         }
@@ -215,12 +221,13 @@ class Machine:
             image=ImageRef(**record["image"]),
             events=tuple(Event(**event) for event in record.get("events", ())),
             lease=Lease.from_record(record["lease"]) if record.get("lease") else None,
+            snapshot=Snapshot.from_record(record["snapshot"]) if record.get("snapshot") else None,
             checks=tuple(Check.from_record(check) for check in record.get("checks", ())),
             containers=tuple((name, state) for name, state in record.get("containers", ())),
         )
 
 
-_OTHER = ("config", "image", "events", "lease", "checks", "containers")
+_OTHER = ("config", "image", "events", "lease", "snapshot", "checks", "containers")
 _PLAIN = tuple(name for name in Machine.__dataclass_fields__ if name not in _OTHER)
 
 

@@ -46,6 +46,11 @@ class Conduct:
     """It does what its command says, as far as that can be pretended, and ends with what comes of it."""
     exec_code: int = 0
     host_loss_s: float = 0.0
+    slow_suspend_s: float = 0.0
+    suspend_error: str = ""
+    """`refused`: it runs on. `lost`: it ends."""
+    resume_error: bool = False
+    """Nothing can be resumed from its snapshots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,9 @@ class Script:
             job="job" in said,
             exec_code=said.get("exec-code", 0),
             host_loss_s=said.get("host-loss", 0.0),
+            slow_suspend_s=said.get("slow-suspend", 0.0),
+            suspend_error=said.get("suspend-error", ""),
+            resume_error="resume-error" in said,
         )
 
 
@@ -169,6 +177,12 @@ def _errors(text: str) -> tuple[Problem, ...]:
     return (problem,) * (_FOREVER if text == "retryable" else int(text))
 
 
+def _suspend_error(text: str) -> str:
+    if text not in ("refused", "lost"):
+        raise InvalidArgument("must be refused, after which it runs on, or lost, after which nothing does")
+    return text
+
+
 def _nothing(text: str) -> None:
     if text:
         raise InvalidArgument("it takes no value")
@@ -189,6 +203,13 @@ MEANINGS: dict[str, _Meaning] = {
     "check-status": _Meaning("its health checks get this HTTP status (200); 0 refuses them", _status, "500"),
     "exec-code": _Meaning("commands run inside end with this code", _code, "1"),
     "host-loss": _Meaning("its host is out of reach for so long, once it has started", _seconds, "5s"),
+    "slow-suspend": _Meaning("its memory takes so long to write", _seconds, "200ms..2s"),
+    "suspend-error": _Meaning(
+        "it cannot be suspended and is stopped instead: `refused` while it runs, `lost` with its memory",
+        _suspend_error,
+        "refused",
+    ),
+    "resume-error": _Meaning("what was written of its memory is no good: it starts anew", _nothing, ""),
     "calm": _Meaning("none of what is said for all Machines, or for the image, holds", _nothing, ""),
 }
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from caddisfly.model.errors import FailedPrecondition
 from caddisfly.model.machine import Exit
 from caddisfly.model.program import RestartPolicy, StopConfig
 
@@ -291,6 +292,67 @@ class Pausable(Protocol):
     async def pause(self, id: str) -> None: ...
 
     async def unpause(self, id: str) -> None: ...
+
+
+class NotSuspended(FailedPrecondition):
+    """A suspend came to nothing, and the sandbox runs on as if nobody had asked. Why is shown to people."""
+
+
+class Unusable(FailedPrecondition):
+    """Nothing can be resumed from this snapshot, now or later. Nothing of it has run, and no trace of it is left."""
+
+
+@runtime_checkable
+class Suspendable(Protocol):
+    """Can write a live sandbox to disk, memory and all, and let it go on from there, also after a reboot.
+
+    The agent calls, in this order, and may die between any two lines:
+
+        snapshot_build(id)          into the journal, with what became of the files
+        suspend(id, directory)      an empty directory on a disk that outlives a reboot; only root may enter it
+        destroy(id)                 as always: processes and traces go, the root and what is in `directory` stay
+                                    ... the root may be unmounted, and mounted again at the same path
+        snapshot_build(id)          another than before: `resume` is not even tried
+        resume(sandbox, directory)  the same id, root, network and addresses as when it was started
+                                    ... then the agent removes `directory`, also while the driver has files in it open
+
+    The agent makes files durable, keeps their checksum, and compares it before `resume`. A snapshot is resumed from
+    once: what runs on from it changes the root, and old memory on a new disk is worse than none. So `recover` must say
+    `Running` or `Ended`, not None, of a sandbox of which a `resume` that was cut short may have executed anything.
+    """
+
+    def snapshot_build(self, id: str) -> str:
+        """What makes snapshots of this sandbox: those of another build cannot be resumed here.
+
+        A program with its version, and what of this computer it depends on. Raises `FailedPrecondition` with words
+        for people where this sandbox can never be suspended.
+        """
+        ...
+
+    async def suspend(self, id: str, directory: Path) -> None:
+        """Write its memory into `directory`. When this returns, nothing of it executes any more.
+
+        It may still have its memory, standing still. Said again, also by another agent after a crash, it takes up what
+        was begun. Raises `NotSuspended` when it runs on; after any other error the caller asks `recover`, and takes a
+        sandbox that still runs for one that runs on.
+        """
+        ...
+
+    async def keep_running(self, id: str) -> bool:
+        """Someone needs it now: undo a suspend, one that is under way or one that has just returned.
+
+        Either it has its memory and runs on from this moment (a `suspend` that is awaited then raises `NotSuspended`),
+        or it is too late for that, the answer is False, and the suspend ends as if nobody had asked.
+        """
+        ...
+
+    async def resume(self, sandbox: Sandbox, directory: Path) -> Running:
+        """Let it go on where it was, its clock right and its sources of randomness fed anew.
+
+        Said again of what runs, it only says so. Raises `Unusable` when that snapshot is to blame, `Retryable` when the
+        host is. After any other error the caller asks `recover`, which must not say None of what may have run.
+        """
+        ...
 
 
 @runtime_checkable

@@ -8,12 +8,15 @@ start makes them misbehave. What it "runs" lives in an object that outlives the 
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from caddisfly.host.drivers import pretend
 from caddisfly.host.drivers.conduct import Conduct, hung
@@ -23,13 +26,15 @@ from caddisfly.host.drivers.driver import (
     CommandResult,
     Ended,
     Fingerprint,
+    NotSuspended,
     Running,
     Sandbox,
     Session,
     Stats,
+    Unusable,
 )
 from caddisfly.host.drivers.pretend_session import PretendSession
-from caddisfly.model.errors import DeadlineExceeded, FailedPrecondition
+from caddisfly.model.errors import DeadlineExceeded, FailedPrecondition, Internal
 from caddisfly.model.machine import Exit, wall_ms
 
 _JOB_S = 3600.0
@@ -45,6 +50,10 @@ class _Fake:
     ended: asyncio.Future[Exit]
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
     since: float = field(default_factory=time.monotonic)
+    lines: int = 0
+    """What it remembers: how many lines it has printed."""
+    needed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a suspend that is under way is to be undone."""
     job: asyncio.Task[None] | None = None
 
 
@@ -64,11 +73,14 @@ class MockDriver:
         self._tries: dict[str, tuple[Conduct, int]] = {}
         self.held: list[str] = []
         """Sandboxes whose start has come to the gate."""
+        self.resumes: list[str] = []
         self._fakes: dict[str, _Fake] = {}
+        self._conducts: dict[str, Conduct] = {}
+        """How a sandbox that was suspended acted, and will."""
         self._next_pid = 1000
 
     async def fingerprint(self) -> Fingerprint:
-        return Fingerprint(works=True, version="mock")
+        return Fingerprint(works=True, version="mock", abilities=frozenset({"suspend"}))
 
     def expect(self) -> None:
         """Nothing to get ready."""
@@ -94,21 +106,29 @@ class MockDriver:
         return Running(self._run(sandbox, conduct).pid)
 
     def _run(self, sandbox: Sandbox, conduct: Conduct) -> _Fake:
-        loop = asyncio.get_running_loop()
-        self._next_pid += 1
-        fake = _Fake(sandbox, conduct, self._next_pid, loop.create_future())
-        self._fakes[sandbox.id] = fake
+        fake = self._live(sandbox, conduct)
         self.starts.append(sandbox.id)
         _print(sandbox, f"pretending to run {' '.join(sandbox.argv)}")
-        if conduct.exit is not None:
-            fake.timers.append(loop.call_later(conduct.exit_after_s, self.end, sandbox.id, conduct.exit))
-        if conduct.job and conduct.exit is None:
-            fake.job = asyncio.create_task(self._work(fake), name=f"job-{sandbox.id}")
-        if conduct.log_every_s:
-            self._tick(fake, 1)
+        self._arm(fake)
         if conduct.host_loss_s:
-            loop.call_later(_LOSS_DELAY_S, self._lose_host, conduct.host_loss_s)
+            asyncio.get_running_loop().call_later(_LOSS_DELAY_S, self._lose_host, conduct.host_loss_s)
         return fake
+
+    def _live(self, sandbox: Sandbox, conduct: Conduct) -> _Fake:
+        self._next_pid += 1
+        fake = _Fake(sandbox, conduct, self._next_pid, asyncio.get_running_loop().create_future())
+        self._fakes[sandbox.id] = fake
+        return fake
+
+    def _arm(self, fake: _Fake) -> None:
+        conduct = fake.conduct
+        if conduct.exit is not None:
+            loop = asyncio.get_running_loop()
+            fake.timers.append(loop.call_later(conduct.exit_after_s, self.end, fake.sandbox.id, conduct.exit))
+        elif conduct.job:
+            fake.job = asyncio.create_task(self._work(fake), name=f"job-{fake.sandbox.id}")
+        if conduct.log_every_s:
+            self._tick(fake)
 
     async def _work(self, fake: _Fake) -> None:
         command = Command(argv=fake.sandbox.argv, timeout_s=_JOB_S)
@@ -122,13 +142,14 @@ class MockDriver:
             _print(fake.sandbox, line)
         self.end(fake.sandbox.id, Exit(exit_code=result.exit_code))
 
-    def _tick(self, fake: _Fake, number: int) -> None:
+    def _tick(self, fake: _Fake) -> None:
         if fake.ended.done():
             return
-        _print(fake.sandbox, f"line {number}")
+        fake.lines += 1
+        _print(fake.sandbox, f"line {fake.lines}")
         loop = asyncio.get_running_loop()
         fake.timers[:] = [timer for timer in fake.timers if timer.when() > loop.time()]
-        fake.timers.append(loop.call_later(fake.conduct.log_every_s, self._tick, fake, number + 1))
+        fake.timers.append(loop.call_later(fake.conduct.log_every_s, self._tick, fake))
 
     async def signal(self, id: str, number: int) -> None:
         fake = self._fakes.get(id)
@@ -146,16 +167,14 @@ class MockDriver:
         fake = self._fakes.get(id)
         if fake is None or fake.ended.done():
             return
-        for timer in fake.timers:
-            timer.cancel()
+        _stop_timers(fake)
         _print(fake.sandbox, "killed: out of memory" if exit.oom_killed else f"ended with {exit.exit_code}")
         fake.ended.set_result(replace(exit, at_ms=exit.at_ms or wall_ms()))
 
     def switch_off(self) -> None:
         """The computer is no more: nothing ends by itself and nothing is printed from now on."""
         for fake in self._fakes.values():
-            for timer in fake.timers:
-                timer.cancel()
+            _stop_timers(fake)
             if fake.job is not None:
                 fake.job.cancel()
 
@@ -172,6 +191,52 @@ class MockDriver:
         except TimeoutError as error:
             raise DeadlineExceeded(f"the command did not end within {command.timeout_s:g} s") from error
         return replace(result, exit_code=fake.conduct.exec_code or result.exit_code)
+
+    def snapshot_build(self, id: str) -> str:
+        return "mock"
+
+    async def suspend(self, id: str, directory: Path) -> None:
+        fake = self._fakes.get(id)
+        if fake is None or fake.ended.done():
+            raise FailedPrecondition("machine not running")
+        fake.needed.clear()
+        if fake.conduct.slow_suspend_s:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(fake.conduct.slow_suspend_s):
+                    await fake.needed.wait()
+        if fake.needed.is_set():
+            raise NotSuspended("it was needed")
+        if fake.conduct.suspend_error == "refused":
+            raise NotSuspended("the simulated machine cannot be suspended now", why="its suspend-error says so")
+        if fake.conduct.suspend_error == "lost":
+            self.end(id, Exit(exit_code=137, signal=9))
+            raise Internal("the simulated machine was lost", why="its suspend-error says so")
+        (directory / "memory").write_text(json.dumps({"lines": fake.lines}))
+        _stop_timers(fake)
+        if fake.job is not None:
+            fake.job.cancel()
+        self._conducts[id] = fake.conduct
+
+    async def keep_running(self, id: str) -> bool:
+        fake = self._fakes.get(id)
+        if fake is None or fake.ended.done() or id in self._conducts:
+            return False
+        fake.needed.set()
+        return True
+
+    async def resume(self, sandbox: Sandbox, directory: Path) -> Running:
+        if sandbox.id in self._fakes:
+            return Running(self._fakes[sandbox.id].pid)
+        conduct = self._conducts.pop(sandbox.id, None) or self.conduct(sandbox)
+        if conduct.resume_error:
+            raise Unusable("the simulated memory is no good", why="its resume-error says so")
+        memory = json.loads((directory / "memory").read_text())
+        fake = self._live(sandbox, conduct)
+        fake.lines = memory["lines"]
+        self.resumes.append(sandbox.id)
+        _print(sandbox, f"resumed after {fake.lines} lines")
+        self._arm(fake)
+        return Running(fake.pid)
 
     async def attach(self, id: str, wanted: Attach) -> Session:
         fake = self._fakes.get(id)
@@ -194,6 +259,8 @@ class MockDriver:
         return Ended(fake.ended.result()) if fake.ended.done() else Running(fake.pid)
 
     async def destroy(self, id: str) -> None:
+        if id in self._conducts and id in self._fakes:  # its memory is on the disk: this is no end
+            del self._fakes[id]
         await self.kill(id)
         self._fakes.pop(id, None)
         self._tries.pop(id, None)
@@ -208,6 +275,11 @@ class MockDriver:
     @property
     def running(self) -> dict[str, Sandbox]:
         return {id: fake.sandbox for id, fake in self._fakes.items() if not fake.ended.done()}
+
+
+def _stop_timers(fake: _Fake) -> None:
+    for timer in fake.timers:
+        timer.cancel()
 
 
 def _print(sandbox: Sandbox, text: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from caddisfly.host.drivers.driver import (
     Attach,
@@ -23,6 +24,7 @@ from caddisfly.host.drivers.driver import (
     Sandbox,
     Session,
     Stats,
+    Suspendable,
     behind,
 )
 from caddisfly.host.drivers.notes import Notes
@@ -115,6 +117,32 @@ class Pods:
         if current is None:
             raise FailedPrecondition("container not running", why=f"{container or 'none'} is not up")
         return current
+
+    def snapshot_build(self, id: str) -> str:
+        if self._notes.has(id):
+            raise FailedPrecondition(
+                "unable to suspend machine", why="it runs several programs", next="stop it instead"
+            )
+        return self._suspendable(id).snapshot_build(id)
+
+    async def suspend(self, id: str, directory: Path) -> None:
+        await self._suspendable(id).suspend(id, directory)
+
+    async def keep_running(self, id: str) -> bool:
+        return await self._suspendable(id).keep_running(id)
+
+    async def resume(self, sandbox: Sandbox, directory: Path) -> Running:
+        return await self._suspendable(sandbox.id).resume(sandbox, directory)
+
+    def _suspendable(self, id: str) -> Suspendable:
+        driver = behind(self._driver, id)
+        if isinstance(driver, Suspendable):
+            return driver
+        raise FailedPrecondition(
+            "unable to suspend machine: its host cannot keep memory on disk",
+            why=f"the {driver.name} driver has no snapshots",
+            next="stop it instead",
+        )
 
     async def stats(self, id: str) -> Stats:
         return await self._driver.stats(id)

@@ -95,6 +95,10 @@ class RootFilesystems:
             if home.exists():
                 await asyncio.to_thread(_dismantle, home, keep)
 
+    async def mark(self, key: str) -> str:
+        """Make one that is not mounted durable. Returns what tells it from any later state of it; empty: none."""
+        return await asyncio.to_thread(_mark, self._home(key) / "upper.ext4")
+
     def mounted(self) -> set[str]:
         """The keys of all roots that are mounted, by the kernel's own table: also what a dead agent left."""
         found = kernel.mounts_below(self._roots)
@@ -209,6 +213,16 @@ def _grow(upper: Path, size_mb: int) -> None:
         # Not while it is mounted: that takes a right, CAP_SYS_RESOURCE, which an agent in a container may not have.
         _run(["e2fsck", "-f", "-y", str(upper)], fine=(0, 1))
         _run(["resize2fs", str(upper)])
+
+
+def _mark(upper: Path) -> str:
+    try:
+        with upper.open("rb") as file:
+            os.fsync(file.fileno())
+            found = os.fstat(file.fileno())
+    except FileNotFoundError:
+        return ""
+    return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}"
 
 
 def _backing(file: Path) -> str:

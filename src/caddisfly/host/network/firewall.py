@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 
 TABLE = "caddisfly"
 LINK_PREFIX = "cfm"
+HALF_CLOSED_S = 5 * 24 * 3600
+"""How long the host remembers a connection of a Machine that one side has closed and the other has not: as long as one
+that is open. By default it is a minute, and then nobody could say that a Machine has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +47,9 @@ class Port:
         }
 
     def keys(self) -> dict[str, str]:
-        return {name: element.split(" : ")[0] for name, element in self.elements().items()}
+        link = f'"{self.link}"'
+        hushed = {"hushed": link, "hushed_to": link}
+        return {name: element.split(" : ")[0] for name, element in self.elements().items()} | hushed
 
 
 def ruleset(pool: str) -> str:
@@ -55,6 +60,16 @@ table inet {TABLE} {{
   map source6 {{ type ifname . ipv6_addr : mark; }}
   set member4 {{ type mark . ipv4_addr; }}
   set member6 {{ type mark . ipv6_addr; }}
+  set hushed {{ type ifname; counter; }}
+  set hushed_to {{ type ifname; }}
+  chain hush_from {{
+    type filter hook prerouting priority mangle; policy accept;
+    tcp flags & (fin | syn | rst | ack) == syn iifname @hushed drop
+  }}
+  chain hush_to {{
+    type filter hook postrouting priority mangle; policy accept;
+    tcp flags & (fin | syn | rst | ack) == syn oifname @hushed_to drop
+  }}
   chain from_machine {{
     meta mark set 0x0
     meta mark set iifname . ip saddr map @source4
@@ -98,6 +113,34 @@ table inet {TABLE} {{
 """
 
 
+_REMEMBER = f"""
+table inet {TABLE} {{
+  ct timeout half_closed4 {{
+    protocol tcp; l3proto ip; policy = {{ close_wait : {HALF_CLOSED_S}, last_ack : {HALF_CLOSED_S} }};
+  }}
+  ct timeout half_closed6 {{
+    protocol tcp; l3proto ip6; policy = {{ close_wait : {HALF_CLOSED_S}, last_ack : {HALF_CLOSED_S} }};
+  }}
+  chain remember {{
+    meta nfproto ipv4 ct timeout set "half_closed4"
+    meta nfproto ipv6 ct timeout set "half_closed6"
+  }}
+  chain remember_from {{
+    type filter hook prerouting priority mangle; policy accept;
+    iifname "{LINK_PREFIX}*" meta l4proto tcp ct state new jump remember
+  }}
+  chain remember_forward {{
+    type filter hook forward priority mangle; policy accept;
+    oifname "{LINK_PREFIX}*" meta l4proto tcp ct state new jump remember
+  }}
+  chain remember_output {{
+    type filter hook output priority mangle; policy accept;
+    oifname "{LINK_PREFIX}*" meta l4proto tcp ct state new jump remember
+  }}
+}}
+"""
+
+
 class Firewall:
     """The table, through one context of libnftables."""
 
@@ -126,6 +169,28 @@ class Firewall:
         flushed = f"table inet {TABLE} {{ }}\nflush table inet {TABLE}\n"
         self._run(flushed + ruleset(pool))
 
+    def remember(self) -> None:
+        """Keep in mind how connections of Machines end. Raises `Internal` where the kernel cannot be told to."""
+        self._run(_REMEMBER)
+
+    def hush(self, port: Port) -> None:
+        """Let no new TCP connection begin, to this Machine or from it. What is open goes on."""
+        self._run(
+            f'add element inet {TABLE} hushed {{ "{port.link}" }}\n'
+            f'add element inet {TABLE} hushed_to {{ "{port.link}" }}'
+        )
+
+    def unhush(self, port: Port) -> None:
+        """Saying it twice changes nothing."""
+        self._remove({"hushed": f'"{port.link}"', "hushed_to": f'"{port.link}"'})
+
+    def attempts(self, port: Port) -> int:
+        """How many connections a hushed Machine has tried to begin."""
+        for element in self.elements("hushed"):
+            if isinstance(element, dict) and element["elem"]["val"] == port.link:
+                return int(element["elem"]["counter"]["packets"])
+        raise FailedPrecondition(f"{port.link} is not hushed")
+
     def plug(self, port: Port) -> None:
         """Let a Machine speak. Saying it twice changes nothing."""
         lines = [f"add element inet {TABLE} {name} {{ {element} }}" for name, element in port.elements().items()]
@@ -133,7 +198,10 @@ class Firewall:
 
     def unplug(self, port: Port) -> None:
         """Silence it. Elements that are not there are no error: a crash may have come first."""
-        for name, key in port.keys().items():
+        self._remove(port.keys())
+
+    def _remove(self, elements: dict[str, str]) -> None:
+        for name, key in elements.items():
             try:
                 self._run(f"delete element inet {TABLE} {name} {{ {key} }}")
             except Internal as error:

@@ -58,14 +58,14 @@ def up(index: int) -> Message:
 
 
 def address(index: int, text: str, *, length: int) -> Message:
-    """Give a link an address. Nobody else can have it, so IPv6 need not ask around first."""
+    """Give a link an address, once. Nobody else can have it, so IPv6 need not ask around first."""
     value = ip_address(text)
     family = socket.AF_INET if value.version == 4 else socket.AF_INET6
     flags = 0 if value.version == 4 else _NODAD
     body = _ADDRESS.pack(family, length, flags, 0, index)
     body += _attribute(_IFA_LOCAL, value.packed) + _attribute(_IFA_ADDRESS, value.packed)
     body += _attribute(_IFA_FLAGS, struct.pack("=I", flags))
-    return Message(_NEWADDR, _CREATE | _EXCL, body, f"add address {text}")
+    return Message(_NEWADDR, _CREATE | _REPLACE, body, f"add address {text}")
 
 
 def route(to: str, *, index: int, via: str = "", source: str = "") -> Message:

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from caddisfly.host.network import namespace, netlink
+from caddisfly.host.network import connections, namespace, netlink
 from caddisfly.host.network.addresses import gateway
 from caddisfly.host.network.firewall import LINK_PREFIX, Firewall, Port
 from caddisfly.host.network.netlink import Netlink
-from caddisfly.model.errors import Internal
+from caddisfly.model.errors import FailedPrecondition, Internal
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,9 @@ class Network:
     def __init__(self, *, pool: str) -> None:
         self._pool, self._gateway = pool, gateway(pool)
         self._firewall = Firewall()
+        self._plugged: dict[str, Attachment] = {}
+        self._remembers = ""
+        """Why it cannot be said which connections are open; empty when it can."""
 
     async def open(self) -> None:
         """Turn on routing and load the firewall's fixed rules."""
@@ -71,10 +75,22 @@ class Network:
                 path.write_text(value)
                 log.info("network.sysctl", extra={"key": name, "value": value})
         self._firewall.ensure(self._pool)
+        try:
+            self._firewall.remember()
+        except Internal as error:
+            self._remembers = error.why
+            log.warning("network.forgets_connections", extra={"reason": error.why})
 
     async def attach(self, attachment: Attachment) -> Path:
         """Plug a Machine in. Returns the path of its namespace."""
         return await asyncio.to_thread(self._attach, attachment)
+
+    async def reattach(self, attachment: Attachment) -> Path:
+        """For one that was plugged in before, and of which nothing runs: as it was, or made anew after a reboot.
+
+        A runtime may have taken the addresses off its end of the link.
+        """
+        return await asyncio.to_thread(self._reattach, attachment)
 
     async def detach(self, attachment: Attachment) -> None:
         """Unplug it and remove its namespace."""
@@ -82,7 +98,26 @@ class Network:
 
     async def readmit(self, attachment: Attachment) -> None:
         """Let a Machine that is already plugged in through a firewall that was loaded anew."""
+        self._plugged[attachment.id] = attachment
         await asyncio.to_thread(self._firewall.plug, attachment.port)
+
+    async def hush(self, id: str) -> None:
+        """Let no new TCP connection begin, to a Machine or from it, until `unhush`."""
+        if self._remembers:
+            raise FailedPrecondition("the host cannot tell which connections are open", why=self._remembers)
+        await asyncio.to_thread(self._firewall.hush, self._plugged[id].port)
+
+    async def unhush(self, id: str) -> None:
+        await asyncio.to_thread(self._firewall.unhush, self._plugged[id].port)
+
+    async def attempts(self, id: str) -> int:
+        """How many connections a hushed Machine has tried to begin."""
+        return await asyncio.to_thread(self._firewall.attempts, self._plugged[id].port)
+
+    async def open_connections(self, id: str) -> tuple[str, ...]:
+        """Those that may still be open on the Machine's side, for people to read."""
+        attachment = self._plugged[id]
+        return await asyncio.to_thread(connections.may_be_open, frozenset((attachment.ipv4, attachment.ipv6)))
 
     async def known(self) -> frozenset[str]:
         """Names of all our namespaces, by their form."""
@@ -96,6 +131,7 @@ class Network:
         path = namespace.DIRECTORY / attachment.id
         if path.exists():
             self._detach(attachment)
+        self._plugged[attachment.id] = attachment
         try:
             namespace.create(attachment.id, lambda: self._wire(attachment))
             self._route(attachment)
@@ -105,11 +141,28 @@ class Network:
             raise Internal("a Machine cannot be connected", why=str(error), next="caddis doctor") from error
         return path
 
+    def _reattach(self, attachment: Attachment) -> Path:
+        path = namespace.DIRECTORY / attachment.id
+        self._plugged[attachment.id] = attachment
+        if not os.path.ismount(path) or not Path("/sys/class/net", attachment.link).exists():
+            return self._attach(attachment)
+        try:
+            namespace.enter(attachment.id, lambda: self._address(attachment))
+            self._firewall.plug(attachment.port)
+        except OSError as error:
+            raise Internal("a Machine cannot be connected again", why=str(error), next="caddis doctor") from error
+        return path
+
     def _wire(self, attachment: Attachment) -> None:
         """Runs inside the new namespace: the Machine's end of the link."""
         with open("/proc/self/ns/net", "rb") as host, Netlink() as inside:  # the main thread is still at home
+            inside.run(netlink.veth("eth0", index=_ETH0, peer=attachment.link, peer_namespace=host.fileno()))
+        self._address(attachment)
+
+    def _address(self, attachment: Attachment) -> None:
+        """Runs inside: what of the Machine's end of the link can be said again."""
+        with Netlink() as inside:
             inside.run(
-                netlink.veth("eth0", index=_ETH0, peer=attachment.link, peer_namespace=host.fileno()),
                 netlink.up(netlink.LOOPBACK),
                 netlink.up(_ETH0),
                 netlink.address(_ETH0, attachment.ipv4, length=32),
@@ -132,6 +185,7 @@ class Network:
             )
 
     def _detach(self, attachment: Attachment) -> None:
+        self._plugged.pop(attachment.id, None)
         self._firewall.unplug(attachment.port)
         namespace.remove(attachment.id)
 

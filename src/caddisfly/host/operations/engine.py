@@ -15,13 +15,14 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 
 from caddisfly.host.drivers.driver import Ended, Running
 from caddisfly.host.journal.journal import Journal, Write
 from caddisfly.host.journal.operation import Operation
 from caddisfly.host.operations import lifecycle, plans
 from caddisfly.host.operations.lifecycle import Busy, Decision
-from caddisfly.host.operations.steps import STEPS, release_sandbox
+from caddisfly.host.operations.steps import STEPS, Step, drop_snapshot, put_away, release_sandbox
 from caddisfly.host.operations.work import GaveWay, Parts, Work
 from caddisfly.model import states
 from caddisfly.model.errors import FailedPrecondition, Internal, NotFound, Problem, Retryable, Unavailable
@@ -243,8 +244,13 @@ class Engine:
         async def record_exit(exit: Exit) -> None:
             await self.exited(machine.id, work.machine.run_id, exit)
 
-        work = Work(self._parts, machine, operation, record_exit)
+        async def alter(change: Callable[[Machine], Machine]) -> None:
+            await self._alter(work, change)
+
+        work = Work(self._parts, machine, operation, record_exit, alter, keeps_root=operation.kind == plans.COLD)
         self._works[machine.id] = work
+        if operation.kind == plans.SUSPEND and (watcher := self._watchers.pop(machine.run_id, None)) is not None:
+            watcher.cancel()  # from here on it ends because it is put away; if not, the operation finds out
         task = asyncio.create_task(self._carry_out(work, resumed=resumed), name=f"{operation.kind}-{machine.id}")
         self._tasks[machine.id] = task
 
@@ -258,7 +264,7 @@ class Engine:
         except Problem as problem:
             follow = await self._fail(work, problem)
         except GaveWay:
-            await self._end(work, lambda now: Decision(replace(now, operation="")))
+            await self._end(work, lambda now: lifecycle.gave_way(now, work.operation))
             self._go_back_to(machine_id)
         except Exception as error:
             log.exception("engine.bug", extra={"machine": machine_id, "operation": work.operation.kind})
@@ -280,7 +286,8 @@ class Engine:
             await self._try(work, name)
             work.timings_ms[name] = (time.perf_counter() - began) * 1000
             if name == plans.RELEASE_SANDBOX:
-                await self._alter(work, lambda machine: replace(machine, run_id=""))
+                kept = work.machine.root_of if work.keeps_root else ""
+                await self._alter(work, partial(replace, run_id="", root_of=kept, snapshot=None))
             work.operation = replace(work.operation, at=work.operation.at + 1)
             if work.operation.at < len(work.operation.steps):
                 await self._journal.progress(work.operation)
@@ -325,6 +332,15 @@ class Engine:
     async def _resume(self, work: Work) -> None:
         """Find out how far a crash let the operation come."""
         operation = work.operation
+        if operation.kind == plans.SUSPEND:
+            self._resume_suspend(work)
+            return
+        if operation.kind == plans.RESUME:
+            # What runs has run on from its snapshot, which must go; of what does not, nothing has ever run.
+            up = await self._parts.driver.recover(work.machine.run_id) is not None
+            at = operation.steps.index(plans.DROP_SNAPSHOT) if up else 0
+            work.operation = replace(operation, at=at)
+            return
         begun = plans.MOUNT_ROOT in operation.steps and operation.at >= operation.steps.index(plans.MOUNT_ROOT)
         log.info(
             "engine.resumed", extra={"machine": work.machine.id, "operation": operation.kind, "step": operation.at}
@@ -340,6 +356,13 @@ class Engine:
         # Also without an incarnation: a crash may have come right after the one before it was released.
         work.operation = replace(operation, at=operation.steps.index(plans.MOUNT_ROOT))
 
+    def _resume_suspend(self, work: Work) -> None:
+        """Raises `FailedPrecondition` when the host went down before memory and root were safe on the disk."""
+        if work.machine.snapshot is not None:
+            work.operation = replace(work.operation, at=len(work.operation.steps))
+        elif work.args["boot"] != self._parts.boot:
+            raise FailedPrecondition("its memory is not on the disk", why="the host went down while it was suspended")
+
     async def _end(self, work: Work, decide: Decide) -> Decision:
         """Make the outcome durable and known. Returns what follows."""
         async with self._lock(work.machine.id):
@@ -350,7 +373,7 @@ class Engine:
         self.timings[machine.id] = dict(work.timings_ms)
         steps = {f"{name}_ms": round(took, 1) for name, took in work.timings_ms.items()}
         log.info("engine.done", extra={"machine": machine.id, "operation": work.operation.kind, **steps})
-        if decision.machine.state == states.STARTED and work.operation.kind in plans.STARTS:
+        if decision.machine.state == states.STARTED and work.operation.kind in (*plans.STARTS, plans.SUSPEND):
             self._watch(decision.machine)
         return decision
 
@@ -377,17 +400,33 @@ class Engine:
                 "reason": str(problem),
             },
         )
-        untouched = work.operation.kind in (plans.REPLACE, plans.RENEW) and work.operation.at == 0
-        if not untouched:
-            await self._release(work)
+        untouched = work.operation.kind in plans.UPDATES and work.operation.at == 0
+        if work.operation.kind == plans.RESUME:
+            if await self._runs(work):  # whatever went wrong came after that: what has run is not resumed again
+                await self._release(work, drop_snapshot.run)
+                return await self._end(work, lambda now: lifecycle.finished(now, work.operation))
+            await self._release(work, put_away.run)
+        elif not untouched and work.operation.kind != plans.SUSPEND:
+            work.keeps_root = False
+            await self._release(work, release_sandbox.run)
         return await self._end(work, lambda now: lifecycle.failed(now, work.operation, problem, now_ms=wall_ms()))
 
-    async def _release(self, work: Work) -> None:
-        """Take down all there is, however long it takes: what runs on is neither failed nor gone."""
+    async def _runs(self, work: Work) -> bool:
+        """Whether it runs, or has ended since; however long it takes to find out."""
         patience = _Patience()
         while True:
             try:
-                await release_sandbox.run(work)
+                return await self._parts.driver.recover(work.machine.run_id) is not None
+            except Exception:
+                log.exception("engine.not_found_out", extra={"machine": work.machine.id})
+                await patience.pause()
+
+    async def _release(self, work: Work, step: Step) -> None:
+        """Take down what there is, however long it takes: what runs on is neither failed nor gone."""
+        patience = _Patience()
+        while True:
+            try:
+                await step(work)
             except Exception:
                 log.exception("engine.release_delayed", extra={"machine": work.machine.id})
                 await patience.pause()
@@ -419,6 +458,8 @@ class Engine:
 
     def _watch(self, machine: Machine) -> None:
         """Learn of the end of this incarnation, whenever it comes. A full disk only delays that it is known."""
+        if machine.run_id in self._watchers:
+            return
 
         async def run() -> None:
             patience = _Patience()

@@ -8,6 +8,10 @@
     started ──exit──▶ restarting ──▶ started                     its policy says again
     started ──replace──▶ replacing ──▶ started                   stopped, failed ──renew──▶ updating ──▶ stopped
     any but destroyed ──destroy──▶ destroying ──▶ destroyed      also: final exit with auto_destroy
+    started ──suspend──▶ suspending ──▶ suspended                suspending ──needed──▶ started
+    suspended ──start──▶ starting ──▶ started                    it goes on where it was; without its memory, anew
+    suspending ──✗──▶ stopping ──▶ stopped                       suspended ──stop──▶ stopping ──▶ stopped
+    suspended ──renew──▶ updating ──▶ stopped                    suspended ──restart──▶ restarting ──▶ started
 
 Each function takes a Machine and what happened and gives the next Machine with the operation that carries it out, or
 raises why not, in the words that Fly's clients match (reference machines-api, 1.10 and 4.3). Nothing here knows time,
@@ -20,13 +24,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from caddisfly.host.drivers.driver import Unusable
 from caddisfly.host.journal.operation import Operation
 from caddisfly.host.operations import plans
 from caddisfly.model import ids, states
 from caddisfly.model.config import Config
-from caddisfly.model.errors import Aborted, FailedPrecondition, NotFound, Problem
+from caddisfly.model.errors import Aborted, FailedPrecondition, Internal, NotFound, Problem
 from caddisfly.model.machine import Exit, ImageRef, Machine, rfc3339
 
+SUSPEND_MAX_MB = 2048
+"""Fly's limit: larger memories take too long to write and to read."""
 GOOD_RUN_MS = 5 * 60 * 1000
 """A run of at least this long clears the restart count (reference 4.4: retries within 5 minutes)."""
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.25, 30.0
@@ -57,13 +64,42 @@ def start(machine: Machine, *, source: str) -> Decision:
         return Decision(machine)
     if machine.state in (states.REPLACING, states.UPDATING):
         raise FailedPrecondition("machine getting replaced, refusing to start")
+    if machine.state == states.SUSPENDING:
+        _must_be_idle(machine)
     if machine.state not in states.STARTABLE:
         raise FailedPrecondition(
             f"unable to start machine from current state: '{machine.state}'", next="wait until it has settled"
         )
     _must_be_idle(machine)
+    suspended = machine.state == states.SUSPENDED
     machine = replace(machine, state=states.STARTING, restart_count=0, parked=False)
-    return _begin(machine.with_event("start", "starting", source=source), plans.START)
+    return _begin(machine.with_event("start", "starting", source=source), plans.RESUME if suspended else plans.START)
+
+
+def suspend(machine: Machine, *, source: str, boot: str) -> Decision:
+    """Suspend call (reference M10). `boot` is that of its host: an interrupted suspend goes on only in the same one."""
+    must_exist(machine)
+    if machine.state in (states.SUSPENDED, states.SUSPENDING):
+        return Decision(machine)
+    if machine.state != states.STARTED:
+        raise FailedPrecondition(f"unable to suspend machine from current state: '{machine.state}'")
+    config = machine.config
+    reason = ""
+    if config.guest.memory_mb > SUSPEND_MAX_MB:
+        reason = f"it has {config.guest.memory_mb} MiB of memory, and the most is {SUSPEND_MAX_MB}"
+    elif config.swap_mb:
+        reason = "it has swap"
+    elif config.schedule:
+        reason = "it has a schedule"
+    elif config.guest.gpu_kind:
+        reason = "it has a GPU"
+    elif config.programs:
+        reason = "it runs several programs"
+    if reason:
+        raise FailedPrecondition("unable to suspend machine", why=reason, next="stop it instead")
+    _must_be_idle(machine)
+    machine = replace(machine, state=states.SUSPENDING)
+    return _begin(machine.with_event("suspend", "suspending", source=source), plans.SUSPEND, {"boot": boot})
 
 
 def lost(machine: Machine, *, now_ms: int) -> Decision:
@@ -85,6 +121,9 @@ def stop(machine: Machine, *, source: str, signal: str = "", timeout_s: float = 
     if machine.state in (states.STOPPED, states.STOPPING, states.CREATED, states.DESTROYING):
         return Decision(replace(machine, parked=False) if machine.parked else machine)
     _must_be_idle(machine)
+    if machine.state == states.SUSPENDED:
+        machine = replace(machine, state=states.STOPPING, parked=False).with_event("stop", "stopping", source=source)
+        return _begin(_memory_gone(machine, "it was stopped while it was suspended"), plans.DISCARD)
     if machine.state in (states.RESTARTING, states.FAILED):  # between two tries, or given up: nothing runs
         machine = replace(machine, state=states.STOPPING)
         return _begin(machine.with_event("stop", "stopping", source=source), plans.SETTLE)
@@ -108,15 +147,19 @@ def restart(
     must_exist(machine)
     if machine.state == states.DESTROYING:
         raise FailedPrecondition("machine is being destroyed, refusing to restart")
-    if machine.state in states.STARTABLE:
+    if machine.state in states.STARTABLE and machine.state != states.SUSPENDED:
         return start(machine, source=source)
     _must_be_idle(machine)
     args = {
         "signal": "SIGKILL" if force else signal or machine.config.stop_config.signal,
         "timeout_s": timeout_s or _stop_timeout(machine),
     }
+    suspended = machine.state == states.SUSPENDED
     machine = replace(machine, state=states.RESTARTING, restart_count=0)
-    return _begin(machine.with_event("restart", "restarting", source=source), plans.RESTART, args)
+    machine = machine.with_event("restart", "restarting", source=source)
+    if suspended:
+        machine = _memory_gone(machine, "it was restarted while it was suspended", restarting=True)
+    return _begin(machine, plans.RESTART, args)
 
 
 def update(
@@ -158,7 +201,7 @@ def update(
             "state": machine.state,
         },
     }
-    up = machine.state in (states.STARTED, states.RESTARTING)
+    up, suspended = machine.state in (states.STARTED, states.RESTARTING), machine.state == states.SUSPENDED
     machine = replace(
         machine,
         config=config,
@@ -173,7 +216,9 @@ def update(
     ).with_event("update", "replacing", source="user", request=_warned(warnings))
     if up and launch:
         return _begin(machine, plans.REPLACE, args)
-    return _begin(machine, plans.STOP, {**args, "then": "renew"}) if up else _begin(machine, plans.RENEW, args)
+    if up:
+        return _begin(machine, plans.STOP, {**args, "then": "renew"})
+    return _begin(machine, plans.SHED if suspended else plans.RENEW, args)
 
 
 def destroy(machine: Machine, *, source: str, force: bool) -> Decision:
@@ -195,7 +240,8 @@ def destroy(machine: Machine, *, source: str, force: bool) -> Decision:
 
 def exited(machine: Machine, exit: Exit, *, operation: Operation | None) -> Decision:
     """Its main process ended. The event comes first, then what follows from it (reference 4.4)."""
-    if machine.exited_run == machine.run_id:
+    asleep = (states.SUSPENDING, states.SUSPENDED)  # put away, or about to be; if it did end, its suspend finds out
+    if machine.exited_run == machine.run_id or machine.state in asleep:
         return Decision(machine)
     requested = operation is not None and operation.kind in plans.STOPS
     again = not requested and machine.state == states.STARTED and _goes_again(machine, exit)
@@ -236,6 +282,11 @@ def with_exit(machine: Machine, exit: Exit, *, requested: bool, restarting: bool
 def finished(machine: Machine, operation: Operation) -> Decision:
     """All steps are done. May begin the next operation at once."""
     idle = replace(machine, operation="")
+    if operation.kind == plans.SUSPEND:
+        return Decision(replace(idle, state=states.SUSPENDED).with_event("suspend", "suspended", source="flyd"))
+    if operation.kind == plans.RESUME:
+        resumed = replace(idle, state=states.STARTED, parked=False, snapshot=None)
+        return Decision(resumed.with_event("resume", "started", source="flyd"))
     if operation.kind in plans.STARTS:
         started = replace(idle, state=states.STARTED, parked=False)
         if operation.kind == plans.REPLACE:
@@ -243,8 +294,13 @@ def finished(machine: Machine, operation: Operation) -> Decision:
         runs_on = {"isolation": machine.isolation, "driver": machine.driver} if machine.driver else None
         return Decision(started.with_event("start", "started", source="flyd", request=runs_on))
     if operation.kind == plans.DESTROY:
-        gone = replace(idle, state=states.DESTROYED, run_id="", lease=None)
+        gone = _without_run(replace(idle, state=states.DESTROYED, lease=None))
         return Decision(gone.with_event("destroy", "destroyed", source="flyd"))
+    if operation.kind == plans.SHED:
+        shed = _memory_gone(idle, "it was updated while it was suspended")
+        return Decision(
+            _without_run(replace(shed, state=states.STOPPED)).with_event("update", "replaced", source="flyd")
+        )
     if operation.kind == plans.RENEW:
         state = str(operation.args["previous"]["state"])
         renewed = replace(idle, state=states.STOPPED if state == states.CREATED else state)
@@ -252,8 +308,8 @@ def finished(machine: Machine, operation: Operation) -> Decision:
     if operation.args.get("then") == "renew":
         previous = {**operation.args["previous"], "state": states.STOPPED}
         return _begin(idle, plans.RENEW, {**operation.args, "previous": previous, "then": ""})
-    down = replace(idle, state=states.STOPPED, run_id="")
-    if operation.kind == plans.STOP and machine.config.auto_destroy and not machine.parked:
+    down = _without_run(replace(idle, state=states.STOPPED))
+    if operation.kind in (plans.STOP, plans.DISCARD) and machine.config.auto_destroy and not machine.parked:
         return destroy(down, source="flyd", force=True)
     return Decision(down)
 
@@ -261,7 +317,11 @@ def finished(machine: Machine, operation: Operation) -> Decision:
 def failed(machine: Machine, operation: Operation, problem: Problem, *, now_ms: int) -> Decision:
     """A step can never succeed, and what the operation had built has been taken down again."""
     idle = replace(machine, operation="")
-    if operation.kind in (plans.REPLACE, plans.RENEW) and operation.at == 0:
+    if operation.kind == plans.SUSPEND:
+        return _not_suspended(idle, problem)
+    if operation.kind == plans.RESUME:
+        return _not_resumed(idle, problem)
+    if operation.kind in plans.UPDATES and operation.at == 0:
         # Nothing has been touched yet: the version before it stays, running if it ran.
         before = operation.args["previous"]
         back = replace(
@@ -290,7 +350,49 @@ def failed(machine: Machine, operation: Operation, problem: Problem, *, now_ms: 
     if destroying:  # nothing of it is left, which is all that was asked for
         unseen = machine.run_id and machine.exited_run != machine.run_id
         return finished(noted if unseen else idle, operation)
-    return Decision(replace(noted, state=states.FAILED, run_id=""))
+    return Decision(_without_run(replace(noted, state=states.FAILED)))
+
+
+def gave_way(machine: Machine, operation: Operation) -> Decision:
+    """The operation has ended early, for another to take over. A suspend was undone: its Machine runs on."""
+    idle = replace(machine, operation="")
+    if operation.kind != plans.SUSPEND:
+        return Decision(idle)
+    reason = {"reason": "it was needed before its memory was on disk"}
+    running = replace(idle, state=states.STARTED, snapshot=None)
+    return Decision(running.with_event("resume", "started", source="flyd", request=reason))
+
+
+def _not_suspended(machine: Machine, problem: Problem) -> Decision:
+    """What cannot be suspended is stopped instead (reference M10)."""
+    noted = replace(machine, state=states.STOPPING, snapshot=None)
+    noted = noted.with_event("suspend", "failed", source="flyd", request={"error": problem.text})
+    noted = noted.with_event("stop", "stopping", source="flyd")
+    args = {"signal": machine.config.stop_config.signal, "timeout_s": _stop_timeout(machine)}
+    return _begin(noted, plans.STOP, args)
+
+
+def _not_resumed(machine: Machine, problem: Problem) -> Decision:
+    """A snapshot that is no good is given up, and the Machine starts anew on its root as it was (reference 4.2).
+
+    When it is the host that cannot, now, the Machine stays suspended.
+    """
+    noted = machine.with_event("resume", "failed", source="flyd", request={"error": problem.text})
+    if not isinstance(problem, Unusable):
+        return Decision(replace(noted, state=states.SUSPENDED))
+    noted = _memory_gone(noted, str(problem), requested=False, restarting=True)
+    noted = replace(noted, snapshot=None, root_of=machine.root_of or machine.run_id)
+    return _begin(noted.with_event("start", "starting", source="flyd"), plans.COLD)
+
+
+def _memory_gone(machine: Machine, why: str, *, requested: bool = True, restarting: bool = False) -> Machine:
+    """The run of a suspended Machine has ended: nothing will ever go on from its memory."""
+    exit = Exit(exit_code=-1, error=f"its memory is gone: {why}", at_ms=machine.updated_ms)
+    return with_exit(machine, exit, requested=requested, restarting=restarting, restart_count=machine.restart_count)
+
+
+def _without_run(machine: Machine) -> Machine:
+    return replace(machine, run_id="", root_of="", snapshot=None)
 
 
 def recovered(machine: Machine) -> Decision:
@@ -299,6 +401,8 @@ def recovered(machine: Machine) -> Decision:
         return _begin(machine, plans.RETRY, {"delay_s": BACKOFF_FIRST_S})
     if machine.state == states.DESTROYING:
         return _begin(machine, plans.DESTROY, {"signal": "SIGKILL", "timeout_s": 1.0})
+    if machine.state == states.SUSPENDING:
+        return _not_suspended(machine, Internal("nobody knows how far its suspend came"))
     if machine.state in (states.STARTING, states.STOPPING, states.REPLACING, states.UPDATING):
         return _begin(replace(machine, state=states.STOPPING), plans.SETTLE)
     return Decision(machine)

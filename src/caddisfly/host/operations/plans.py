@@ -15,6 +15,12 @@ SIGNAL_SANDBOX: Final = "signal_sandbox"
 AWAIT_EXIT: Final = "await_exit"
 RELEASE_SANDBOX: Final = "release_sandbox"
 BACK_OFF: Final = "back_off"
+SAVE_MEMORY: Final = "save_memory"
+PUT_AWAY: Final = "put_away"
+SEAL_SNAPSHOT: Final = "seal_snapshot"
+CHECK_SNAPSHOT: Final = "check_snapshot"
+RESUME_SANDBOX: Final = "resume_sandbox"
+DROP_SNAPSHOT: Final = "drop_snapshot"
 
 _UP = (FETCH_IMAGE, MOUNT_ROOT, ATTACH_NETWORK, START_SANDBOX)
 _DOWN = (SIGNAL_SANDBOX, AWAIT_EXIT, RELEASE_SANDBOX)
@@ -31,6 +37,11 @@ REPLACE: Final = "replace"
 RENEW: Final = "renew"
 DESTROY: Final = "destroy"
 PARK: Final = "park"
+SUSPEND: Final = "suspend"
+RESUME: Final = "resume"
+COLD: Final = "cold"
+DISCARD: Final = "discard"
+SHED: Final = "shed"
 
 STEPS: Final[dict[str, tuple[str, ...]]] = {
     LAUNCH: _UP,  # first start of a new Machine
@@ -45,8 +56,15 @@ STEPS: Final[dict[str, tuple[str, ...]]] = {
     RENEW: (FETCH_IMAGE,),  # a stopped Machine gets a new version
     DESTROY: _DOWN,
     PARK: _DOWN,
+    SUSPEND: (DROP_SNAPSHOT, SAVE_MEMORY, PUT_AWAY, SEAL_SNAPSHOT),
+    RESUME: (CHECK_SNAPSHOT, RESUME_SANDBOX, DROP_SNAPSHOT),
+    COLD: (RELEASE_SANDBOX, *_UP),  # its memory was lost: it starts anew, on the root as it was
+    DISCARD: (RELEASE_SANDBOX,),  # a suspended Machine is stopped
+    SHED: (FETCH_IMAGE, RELEASE_SANDBOX),  # a suspended Machine gets a new version, and is stopped
 }
-STARTS: Final = frozenset((LAUNCH, START, REVIVE, RESTART, RETRY, REPLACE))
+STARTS: Final = frozenset((LAUNCH, START, REVIVE, RESTART, RETRY, REPLACE, RESUME, COLD))
 """Kinds that end with a running sandbox."""
 STOPS: Final = frozenset((STOP, RESTART, REPLACE, DESTROY, PARK))
 """Kinds in which an exit was asked for."""
+UPDATES: Final = frozenset((REPLACE, RENEW, SHED))
+"""Kinds that change nothing before their image is there: until then they can be undone."""

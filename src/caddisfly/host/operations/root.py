@@ -6,7 +6,8 @@ has a name of its own:
     <machine>-kept               persist is "always": kept over stops, restarts and updates
     <machine>-kept-<version>     persist is "restart": an update begins a new one
 
-Several containers have a root each, with their name after a dot.
+Several containers have a root each, with their name after a dot. A Machine that was suspended and has lost its memory
+goes on with the root of that earlier incarnation, which its record then names (`root_of`).
 
 No record says what is kept: the disk does. So no crash can make the two differ, and whoever finds a root knows by its
 name alone whether it may go. One that the present version does not use goes when the Machine next starts, and all go
@@ -26,7 +27,7 @@ _KEPT = "kept"
 
 def keys(machine: Machine) -> dict[str, str]:
     """The names of the roots that this version of it writes to, by container."""
-    persist, name = machine.config.persist, machine.run_id
+    persist, name = machine.config.persist, machine.root_of or machine.run_id
     if persist == "always":
         name = f"{machine.id}-{_KEPT}"
     elif persist == "restart":
@@ -40,24 +41,35 @@ def kept_for(key: str) -> str:
     return machine_id if rest.partition("-")[0] == _KEPT else ""
 
 
-async def mount(parts: Parts, machine: Machine, layers: Mapping[str, tuple[Path, ...]]) -> dict[str, Path]:
-    """Its roots, over the layers of its images. What an earlier version kept, and this one does not use, goes."""
+async def mount(
+    parts: Parts, machine: Machine, layers: Mapping[str, tuple[Path, ...]], *, again: bool = False
+) -> dict[str, Path]:
+    """Its roots, over the layers of its images. What an earlier version kept, and this one does not use, goes.
+
+    `again`: with what was written there before, whatever its config says of stops.
+    """
     roots, wanted = parts.images.roots, keys(machine)
     for other in _of(machine, roots):
         if other not in wanted.values() and kept_for(other):
             await roots.unmount(other)
     size_mb = machine.config.root_size_mb or parts.settings.root_size_mb
     return {
-        container: await roots.mount(name, layers[container], size_mb=size_mb, keep=bool(kept_for(name)))
+        container: await roots.mount(name, layers[container], size_mb=size_mb, keep=again or bool(kept_for(name)))
         for container, name in wanted.items()
     }
 
 
-async def unmount(parts: Parts, machine: Machine, *, for_good: bool) -> None:
-    """Take down what it has mounted. What is kept stays on the disk, unless it is `for_good`."""
-    roots = parts.images.roots
+async def unmount(parts: Parts, machine: Machine, *, for_good: bool, again: bool = False) -> None:
+    """Take down what it has mounted. What is kept stays on the disk, unless it is `for_good`, and so does what its
+    present version uses when it is to be mounted `again`."""
+    roots, wanted = parts.images.roots, keys(machine).values() if again else ()
     for name in _of(machine, roots):
-        await roots.unmount(name, keep=bool(kept_for(name)) and not for_good)
+        await roots.unmount(name, keep=name in wanted or (bool(kept_for(name)) and not for_good))
+
+
+async def marks(parts: Parts, machine: Machine) -> dict[str, str]:
+    """Make its roots durable, none of which is mounted. Returns what tells each from any later state of it."""
+    return {name: await parts.images.roots.mark(name) for name in keys(machine).values()}
 
 
 def _of(machine: Machine, roots: Roots) -> list[str]:

@@ -31,6 +31,10 @@ class Roots(Protocol):
         """Does nothing when there is none."""
         ...
 
+    async def mark(self, key: str) -> str:
+        """Make one that is not mounted durable. Returns what tells it from any later state of it; empty: none."""
+        ...
+
     def known(self) -> set[str]:
         """Every root that has anything on the disk, mounted or not."""
         ...
@@ -58,7 +62,27 @@ class Links(Protocol):
 
     async def attach(self, attachment: Attachment) -> Path: ...
 
+    async def reattach(self, attachment: Attachment) -> Path:
+        """For what was plugged in before and has not run since: as it was, made anew where it is gone."""
+        ...
+
     async def detach(self, attachment: Attachment) -> None: ...
+
+
+class Snapshots(Protocol):
+    """Where the memory of suspended Machines is, by incarnation."""
+
+    def make(self, key: str) -> Path: ...
+
+    def path(self, key: str) -> Path: ...
+
+    async def seal(self, key: str) -> tuple[str, int]: ...
+
+    async def check(self, key: str, sha256: str) -> None: ...
+
+    async def remove(self, key: str) -> None: ...
+
+    def known(self) -> set[str]: ...
 
 
 async def _no_secrets(_: Machine) -> Mapping[str, str]:
@@ -73,6 +97,7 @@ class Parts:
     driver: Driver
     images: Images
     links: Links
+    snapshots: Snapshots
     check_room: Callable[[Machine], None]
     """Raises `Aborted` when the host cannot take this Machine now."""
     accept: Callable[[Config], tuple[str, ...]] = lambda config: ()
@@ -81,6 +106,8 @@ class Parts:
     choice: Choice = field(default_factory=Choice)
     open_secrets: Callable[[Machine], Awaitable[Mapping[str, str]]] = _no_secrets
     """What a Machine is given of its app's secrets, by name."""
+    boot: str = ""
+    """Another after each boot of the host."""
 
 
 class GaveWay(Exception):
@@ -95,6 +122,8 @@ class Work:
     machine: Machine
     operation: Operation
     record_exit: Callable[[Exit], Awaitable[None]]
+    alter: Callable[[Callable[[Machine], Machine]], Awaitable[None]]
+    """Write something down that the next steps, or the next agent, go by."""
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when someone cannot wait: graces end at once."""
     give_way: asyncio.Event = field(default_factory=asyncio.Event)
@@ -105,6 +134,8 @@ class Work:
     """What is written into files, by the name of the image."""
     roots: Mapping[str, Path] = field(default_factory=dict)
     netns: Path | None = None
+    keeps_root: bool = False
+    """Whether what was written to its root outlives a release."""
     timings_ms: dict[str, float] = field(default_factory=dict)
 
     @property

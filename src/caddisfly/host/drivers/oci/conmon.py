@@ -62,8 +62,19 @@ class Shim:
             return None
         return pid if self.id.encode() in words else None
 
-    async def create(self, runtime: Runtime, sandbox: Sandbox, *, groups: tuple[Path, ...], timeout_s: float) -> int:
-        """Create the sandbox under a new conmon. Returns its first process's pid. Raises with the runtime's words."""
+    async def create(
+        self,
+        runtime: Runtime,
+        sandbox: Sandbox,
+        *,
+        groups: tuple[Path, ...],
+        timeout_s: float,
+        memory: Path | None = None,
+    ) -> int:
+        """Create the sandbox under a new conmon. Returns its first process's pid. Raises with the runtime's words.
+
+        With `memory` it goes on from there, and runs when this returns.
+        """
         (self.directory / "exit").mkdir(exist_ok=True)
         reader, writer = os.pipe()
         arguments = [
@@ -73,6 +84,7 @@ class Shim:
             *("--socket-dir-path", str(self.directory), "--log-level", "error"),
             *(("--log-size-max", str(sandbox.log_max_bytes)) if sandbox.log_max_bytes else ()),
             *(("--terminal",) if sandbox.tty else ()),
+            *(("--restore", str(memory)) if memory is not None else ()),
             *(f"--runtime-arg={option}" for option in runtime.options),
         ]
         try:

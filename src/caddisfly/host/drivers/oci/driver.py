@@ -2,9 +2,10 @@
 
 Everything it knows of a sandbox is in one directory on a file system that a reboot empties:
 
-    <run_dir>/sandboxes/<id>/   runtime   config.json   pid   conmon.pid   exit/<id>   started
+    <run_dir>/sandboxes/<id>/   runtime   config.json   pid   conmon.pid   exit/<id>   started   resuming
 
-`started` is written last. A sandbox without it was interrupted half-way and counts as never started.
+`started` is written last. A sandbox without it was interrupted half-way and counts as never started, unless it is one
+that was resumed: that runs as soon as its memory is there, and `resuming` is written before.
 """
 
 from __future__ import annotations
@@ -32,10 +33,12 @@ from caddisfly.host.drivers.driver import (
     Sandbox,
     Session,
     Stats,
+    Unusable,
 )
-from caddisfly.host.drivers.oci import command, entry, session
+from caddisfly.host.drivers.oci import checkpoint, command, entry, session
 from caddisfly.host.drivers.oci.bundle import specification
 from caddisfly.host.drivers.oci.cgroups import ControlGroups, layout
+from caddisfly.host.drivers.oci.checkpoint import Quiet, Suspending
 from caddisfly.host.drivers.oci.conmon import Shim
 from caddisfly.host.drivers.oci.init import INIT, INIT_BINARY, holds_signals
 from caddisfly.host.drivers.oci.runtime import Name, Runtime
@@ -46,6 +49,7 @@ log = logging.getLogger(__name__)
 
 ABILITIES = frozenset({"programs", "limits"})
 _PAUSES = frozenset({"pause"})
+_SUSPENDS = frozenset({"suspend"})
 _REMOVE_TRIES = 50
 _REMOVE_WAIT_S = 0.02
 _FREEZE_LOOK_S = 0.002
@@ -54,13 +58,24 @@ _FREEZE_LOOK_S = 0.002
 class OciDriver:
     """Machines as OCI containers. `choose` and `installed` find the runtime; the rest is the contract of drivers."""
 
-    def __init__(self, *, run_dir: Path, runtime: Runtime, groups: ControlGroups, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        *,
+        run_dir: Path,
+        runtime: Runtime,
+        groups: ControlGroups,
+        timeout_s: float = 30.0,
+        quiet: Quiet | None = None,
+    ) -> None:
+        """Without `quiet` nothing can be suspended."""
         self._sandboxes = run_dir / "sandboxes"
         self._sandboxes.mkdir(parents=True, exist_ok=True)
         self._sandboxes.chmod(0o700)  # a bundle says with which environment, so with which secrets, it is run
         self._runtime, self._groups, self._timeout_s = runtime, groups, timeout_s
         self.name = f"oci/{runtime.name}"
         self._warming: asyncio.Task[None] | None = None
+        self._quiet = quiet
+        self._suspending: dict[str, Suspending] = {}
         self._met: set[str] = set()
         """Sandboxes in which every command is one that this driver began."""
 
@@ -69,13 +84,13 @@ class OciDriver:
         return self._runtime.name
 
     @classmethod
-    async def choose(cls, *, run_dir: Path, wanted: str, timeout_s: float) -> OciDriver:
+    async def choose(cls, *, run_dir: Path, wanted: str, timeout_s: float, quiet: Quiet | None = None) -> OciDriver:
         """The wanted runtime, or the first that proves to work. Raises `FailedPrecondition` when none does."""
         names: tuple[Name, ...] = ("crun", "runc") if wanted == "auto" else (wanted,)  # type: ignore[assignment]
         reasons = []
         for name in names:
             try:
-                driver = cls.installed(name, run_dir=run_dir, timeout_s=timeout_s)
+                driver = cls.installed(name, run_dir=run_dir, timeout_s=timeout_s, quiet=quiet)
             except FailedPrecondition as problem:
                 reasons.append(str(problem))
                 continue
@@ -87,11 +102,11 @@ class OciDriver:
         raise FailedPrecondition("no OCI runtime works on this host", why="; ".join(reasons), next="caddis doctor")
 
     @classmethod
-    def installed(cls, name: Name, *, run_dir: Path, timeout_s: float) -> OciDriver:
+    def installed(cls, name: Name, *, run_dir: Path, timeout_s: float, quiet: Quiet | None = None) -> OciDriver:
         """With this runtime, which was not tried. Raises `FailedPrecondition` when it is not installed."""
         groups = ControlGroups(layout())
         runtime = Runtime.install(name, directory=run_dir, groups=groups)
-        return cls(run_dir=run_dir, runtime=runtime, groups=groups, timeout_s=timeout_s)
+        return cls(run_dir=run_dir, runtime=runtime, groups=groups, timeout_s=timeout_s, quiet=quiet)
 
     async def fingerprint(self) -> Fingerprint:
         """Run a real sandbox with real limits, and see that it ran inside them."""
@@ -114,6 +129,8 @@ class OciDriver:
         if not counted and self._runtime.name != "runsc":
             return Fingerprint(works=False, version=version, reason="its processes escape the control groups")
         abilities = ABILITIES if self._runtime.name == "runsc" else ABILITIES | _PAUSES
+        if not self._cannot_suspend:
+            abilities |= _SUSPENDS
         return Fingerprint(works=True, version=version, abilities=abilities)
 
     async def _tidy_probe(self, id: str) -> None:
@@ -132,10 +149,24 @@ class OciDriver:
             return found
         self._met.add(sandbox.id)
         shim = self._shim(sandbox.id)
+        try:
+            pid = await self._make(shim, sandbox)
+            await self._runtime.run("start", sandbox.id, timeout_s=self._timeout_s)
+            if self._runtime.name != "runsc":  # its host process is gVisor's kernel, which holds them from the start
+                await holds_signals(pid, timeout_s=self._timeout_s)
+        except Problem:
+            await self.destroy(sandbox.id)
+            raise
+        (shim.directory / "started").touch()
+        return Running(pid)
+
+    async def _make(self, shim: Shim, sandbox: Sandbox, *, memory: Path | None = None) -> int:
+        """Its bundle, its groups, its conmon. Returns the pid of its first process, which goes on from `memory`."""
         shim.directory.mkdir(exist_ok=True)
         (shim.directory / "runtime").write_text(self.runtime)
         sandbox.log.parent.mkdir(parents=True, exist_ok=True)
-        binds = (Bind(source=INIT_BINARY, target=INIT), *sandbox.binds)
+        tools = () if self._cannot_suspend else (checkpoint.BIND,)
+        binds = (Bind(source=INIT_BINARY, target=INIT), *tools, *sandbox.binds)
         own = self._runtime.makes_groups
         config = specification(
             replace(sandbox, binds=binds),
@@ -147,14 +178,52 @@ class OciDriver:
         if dot:
             self._groups.limit(group, sandbox.limits)
         joins = () if own else self._groups.make(sandbox.id, None if dot else sandbox.limits)
+        return await shim.create(self._runtime, sandbox, groups=joins, timeout_s=self._timeout_s, memory=memory)
+
+    @property
+    def _cannot_suspend(self) -> str:
+        return checkpoint.unavailable(self._runtime.name, self._quiet)
+
+    def snapshot_build(self, id: str) -> str:
+        checkpoint.must_be(self._cannot_suspend)
+        return checkpoint.build(self.name)
+
+    async def suspend(self, id: str, directory: Path) -> None:
+        checkpoint.must_be(self._cannot_suspend)
+        assert self._quiet is not None
+        if not isinstance(await self.recover(id), Running):
+            raise FailedPrecondition("machine not running", why="it ended before its memory was written")
+        suspending = self._suspending[id] = Suspending(
+            id,
+            directory=self._shim(id).directory,
+            runtime=self._runtime,
+            quiet=self._quiet,
+            execute=self.execute,
+            timeout_s=self._timeout_s,
+        )
         try:
-            pid = await shim.create(self._runtime, sandbox, groups=joins, timeout_s=self._timeout_s)
-            await self._runtime.run("start", sandbox.id, timeout_s=self._timeout_s)
-            if self._runtime.name != "runsc":  # its host process is gVisor's kernel, which holds them from the start
-                await holds_signals(pid, timeout_s=self._timeout_s)
-        except Problem:
+            await suspending.run(directory)
+        finally:
+            del self._suspending[id]
+
+    async def keep_running(self, id: str) -> bool:
+        suspending = self._suspending.get(id)
+        return suspending is not None and suspending.keep_running()
+
+    async def resume(self, sandbox: Sandbox, directory: Path) -> Running:
+        checkpoint.must_be(self._cannot_suspend)
+        found = await self.recover(sandbox.id)
+        if isinstance(found, Running):
+            return found
+        await self.destroy(sandbox.id)
+        shim = self._shim(sandbox.id)
+        shim.directory.mkdir(exist_ok=True)
+        (shim.directory / "resuming").touch()
+        try:
+            pid = await self._make(shim, sandbox, memory=directory)
+        except Internal as problem:
             await self.destroy(sandbox.id)
-            raise
+            raise Unusable("gVisor cannot go on from its memory", why=problem.why[-500:]) from problem
         (shim.directory / "started").touch()
         return Running(pid)
 
@@ -259,7 +328,10 @@ class OciDriver:
     async def recover(self, id: str) -> Running | Ended | None:
         shim = self._shim(id)
         pid = shim.pid()
-        if pid is None or not (shim.directory / "started").exists():
+        begun = (shim.directory / "started").exists()
+        if not begun and (shim.directory / "resuming").exists():
+            begun = shim.own_pid() is not None or shim.exit_code() is not None
+        if pid is None or not begun:
             return None
         await self._end_leftovers(id)
         if shim.exit_code() is not None or shim.own_pid() is None:
@@ -273,7 +345,11 @@ class OciDriver:
         pid = shim.own_pid()
         if pid is not None:
             await asyncio.wait_for(_gone(pid), self._timeout_s)
-        if (self._runtime.state / id).exists():
+        if self._runtime.name == "runsc":
+            # Nothing of it runs any more, and its own `delete` panics over what was paused.
+            for file in self._runtime.state.glob(f"{id}_*"):
+                file.unlink()
+        elif (self._runtime.state / id).exists():
             await self._runtime.run("delete", "--force", id, timeout_s=self._timeout_s)
         await self._remove_groups(id)
         if shim.directory.exists():

@@ -14,4 +14,4 @@ async def run(work: Work) -> None:
     work.parts.check_room(work.machine)
     behind(work.parts.driver, work.machine.run_id).expect()
     layers = {container: image.layer_dirs for container, image in work.images.items()}
-    work.roots = await root.mount(work.parts, work.machine, layers)
+    work.roots = await root.mount(work.parts, work.machine, layers, again=bool(work.machine.root_of))

@@ -19,16 +19,20 @@ async def run(work: Work) -> None:
         await mount_root.run(work)
     if work.netns is None:
         await attach_network.run(work)
+    await work.parts.driver.start(await compiled(work, fresh=True))
+
+
+async def compiled(work: Work, *, fresh: bool) -> Sandbox:
+    """As a driver takes it. `fresh`: it begins to run, and finds its files as its config says."""
     secrets = await work.parts.open_secrets(work.machine)
     programs = work.machine.config.programs
     if not programs:
-        await work.parts.driver.start(await _compile(work, None, secrets))
-        return
-    members = tuple([_member(program, await _compile(work, program, secrets)) for program in programs])
-    await work.parts.driver.start(replace(members[0].sandbox, members=members))
+        return await _compile(work, None, secrets, fresh=fresh)
+    members = tuple([_member(program, await _compile(work, program, secrets, fresh=fresh)) for program in programs])
+    return replace(members[0].sandbox, members=members)
 
 
-async def _compile(work: Work, program: Program | None, secrets: Mapping[str, str]) -> Sandbox:
+async def _compile(work: Work, program: Program | None, secrets: Mapping[str, str], *, fresh: bool) -> Sandbox:
     container = program.name if program is not None and program.image else ""
     name = program.name if program is not None else ""
     assert work.netns is not None
@@ -41,6 +45,7 @@ async def _compile(work: Work, program: Program | None, secrets: Mapping[str, st
         netns=work.netns,
         log=log_of(work.parts.settings, work.machine.id, name),
         settings=work.parts.settings,
+        fresh=fresh,
     )
     return await asyncio.to_thread(work.parts.compile, work.machine, surroundings)
 

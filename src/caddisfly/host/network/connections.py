@@ -1,0 +1,126 @@
+"""Which TCP connections of a Machine may still be open on its side, as the host's connection tracking has seen them.
+
+All that a Machine says or hears passes through this host, which keeps book of it anyway, for the firewall. What is in
+the book says more than both ends can: also of a connection whose owner has closed it and whose kernel waits on. That is
+a minute when the Machine closed first, and nothing when the other side did; the book knows who did.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+_NETFILTER = 12
+_GET = 1 << 8 | 1
+_REQUEST, _DUMP = 0x1, 0x300
+_ERROR, _DONE = 2, 3
+_HEADER = struct.Struct("=IHHII")
+_RECEIVE_MAX = 1 << 18
+_ORIGINAL, _PROTOINFO, _TIMEOUT = 1, 4, 7
+_IP, _PROTO = 1, 2
+_NUMBER, _SOURCE_PORT, _TARGET_PORT = 1, 2, 3
+_TCP_STATE, _FLAGS_ORIGINAL, _FLAGS_REPLY = 1, 4, 5
+_TYPE_MASK = 0x3FFF
+_TIME_WAIT, _CLOSE = 7, 8
+_CLOSED_FIRST = 0x04
+_STATES = (
+    "new",
+    "syn sent",
+    "syn received",
+    "established",
+    "fin wait",
+    "close wait",
+    "last ack",
+    "time wait",
+    "closed",
+)
+LINGERS_S = 62
+"""How long an end that closed first may wait for stragglers: 60 s by the book, and a little for the clock."""
+_TIME_WAIT_S = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_time_wait")
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """One, seen from the Machine. `left_s`: how long the host will remember it without hearing more."""
+
+    own: str
+    other: str
+    state: int
+    closed_first: bool
+    """Whether the Machine sent the first FIN."""
+    left_s: int
+
+    def __str__(self) -> str:
+        state = _STATES[self.state] if self.state < len(_STATES) else str(self.state)
+        return f"{self.own} to {self.other}, {state}"
+
+    def may_be_open(self, time_wait_s: int) -> bool:
+        """Whether the Machine's kernel may still have an end of it."""
+        if self.state == _CLOSE:
+            return False
+        if self.state == _TIME_WAIT:
+            return self.closed_first and time_wait_s - self.left_s < LINGERS_S
+        return True
+
+
+def may_be_open(addresses: frozenset[str]) -> tuple[str, ...]:
+    """Those of the Machine that has these addresses, each as people read it. Blocks for some milliseconds."""
+    time_wait_s = int(_TIME_WAIT_S.read_text())
+    return tuple(str(one) for one in _of(addresses) if one.may_be_open(time_wait_s))
+
+
+def _of(addresses: frozenset[str]) -> Iterator[Connection]:
+    packed = [ip_address(address).packed for address in addresses]
+    for attributes in _dump():
+        if not any(value in attributes[_ORIGINAL] for value in packed):
+            continue
+        own = dict(_parts(attributes[_ORIGINAL]))
+        ports = dict(_parts(own[_PROTO]))
+        if ports[_NUMBER] != bytes((socket.IPPROTO_TCP,)):
+            continue
+        source, target = (str(ip_address(value)) for _, value in _parts(own[_IP]))
+        if not addresses & {source, target}:
+            continue
+        ends = [
+            f"{address if ':' not in address else f'[{address}]'}:{int.from_bytes(ports[port])}"
+            for address, port in ((source, _SOURCE_PORT), (target, _TARGET_PORT))
+        ]
+        tcp = dict(_parts(dict(_parts(attributes.get(_PROTOINFO, b""))).get(1, b"")))
+        from_it = source in addresses
+        flags = tcp.get(_FLAGS_ORIGINAL if from_it else _FLAGS_REPLY, b"\0\0")[0]
+        yield Connection(
+            own=ends[0 if from_it else 1],
+            other=ends[1 if from_it else 0],
+            state=tcp.get(_TCP_STATE, b"\0")[0],
+            closed_first=bool(flags & _CLOSED_FIRST),
+            left_s=int.from_bytes(attributes.get(_TIMEOUT, b"\0")),
+        )
+
+
+def _dump() -> Iterator[dict[int, bytes]]:
+    """Every entry of the table. Raises `OSError`."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETFILTER) as table:
+        table.send(_HEADER.pack(_HEADER.size + 4, _GET, _REQUEST | _DUMP, 1, 0) + bytes((socket.AF_UNSPEC, 0, 0, 0)))
+        while True:
+            data = table.recv(_RECEIVE_MAX)
+            while data:
+                length, kind, _, _, _ = _HEADER.unpack_from(data)
+                if kind == _DONE:
+                    return
+                if kind == _ERROR:
+                    (code,) = struct.unpack_from("=i", data, _HEADER.size)
+                    raise OSError(-code, os.strerror(-code))
+                yield dict(_parts(data[_HEADER.size + 4 : length]))
+                data = data[(length + 3) & ~3 :]
+
+
+def _parts(data: bytes) -> Iterator[tuple[int, bytes]]:
+    while data:
+        length, kind = struct.unpack_from("=HH", data)
+        yield kind & _TYPE_MASK, data[4:length]
+        data = data[(length + 3) & ~3 :]
