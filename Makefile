@@ -24,7 +24,7 @@ test: ## Check the code and run every test (ARGS="tests/cli -k apps" for some)
 ifdef ARGS
 	@$(BIN)/pytest $(ARGS)
 else
-	@$(BIN)/pytest -n 4 --dist loadfile $(APART)
+	@$(BIN)/pytest -n 3 --dist loadfile $(APART)
 	@$(BIN)/pytest $(addprefix --ignore=,$(APART))
 endif
 

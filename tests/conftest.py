@@ -87,7 +87,7 @@ def nats(tmp_path: Path) -> Iterator[NatsServer]:
         instance.kill()
 
 
-async def eventually(check, *, timeout_s: float = 10.0, every_s: float = 0.01):  # type: ignore[no-untyped-def]
+async def eventually(check, *, timeout_s: float = 30.0, every_s: float = 0.01):  # type: ignore[no-untyped-def]
     """Await until `check()` is true (it may be async), and return what it gave. For facts that have no event."""
     deadline = time.monotonic() + timeout_s
     while True:

@@ -26,6 +26,7 @@ Pair = Callable[..., Any]
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_BEAT_S", 0.05)
     monkeypatch.setattr(module, "_SILENCE_S", 1.0)
+    monkeypatch.setattr(module, "_UNHEARD_MAX", 10)  # two such beats are nothing on a busy computer
 
 
 @pytest.fixture

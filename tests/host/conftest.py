@@ -206,7 +206,7 @@ class Watcher:
         self.projection = projection
 
     async def until(
-        self, machine: Machine | str, condition: Callable[[Machine], bool] | str, *, timeout_s: float = 20
+        self, machine: Machine | str, condition: Callable[[Machine], bool] | str, *, timeout_s: float = 40
     ) -> Machine:
         id = machine if isinstance(machine, str) else machine.id
 
