@@ -14,12 +14,18 @@ from typing import Any
 
 import pytest
 
-from caddisfly.host.drivers.driver import Driver, Limits, Sandbox
+from caddisfly.host.drivers.driver import Driver, Drives, Limits, Sandbox, TakesDrives
+from caddisfly.host.drivers.microvm.driver import MicrovmDriver
+from caddisfly.host.drivers.microvm.firecracker import Firecracker
+from caddisfly.host.drivers.microvm.qemu import Qemu
 from caddisfly.host.drivers.mock import MockDriver
+from caddisfly.host.drivers.oci.cgroups import ControlGroups, layout
 from caddisfly.host.drivers.oci.checkpoint import Quiet
 from caddisfly.host.drivers.oci.driver import OciDriver
 from caddisfly.host.drivers.several import Several
+from caddisfly.host.images import erofs
 from caddisfly.host.images.build import busybox_layer
+from caddisfly.host.images.rootfs import make_ext4
 from caddisfly.model.isolation import CONTAINER, GVISOR, Isolation
 from tests.leaks import TEST_DIRECTORY, traces
 
@@ -49,6 +55,8 @@ class Bench:
         self.made: list[str] = []
 
     async def restarted(self) -> Driver:
+        if isinstance(self.driver, MicrovmDriver):
+            await self.driver.close()  # a process that dies lets go of its sockets, which this one does not
         self.driver = await self._anew()
         return self.driver
 
@@ -70,7 +78,16 @@ class Bench:
             limits=Limits(cores=1.0, weight=100, memory_mb=128, pids=256),
             log=self.directory / "logs" / f"{id}.log",
         )
-        return replace(made, **changes)
+        made = replace(made, **changes)
+        return replace(made, drives=self._drives(made)) if isinstance(self.driver, TakesDrives) else made
+
+    def _drives(self, sandbox: Sandbox) -> Drives:
+        """What the image store would have made of its root."""
+        image, scratch = self.directory / "root.erofs", self.directory / f"{sandbox.id}.ext4"
+        if not image.exists():
+            erofs.build(self.directory / "root", image)
+        make_ext4(scratch, size_mb=64)
+        return Drives(image=image if sandbox.root.exists() else sandbox.root, scratch=scratch)
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +100,7 @@ def root() -> Iterator[Path]:
     subprocess.run(["rm", "-rf", directory], check=True)
 
 
-@pytest.fixture(params=["mock", "several", "oci/crun", "oci/runc", "oci/runsc"])
+@pytest.fixture(params=["mock", "several", "oci/crun", "oci/runc", "oci/runsc", "microvm/qemu", "microvm/firecracker"])
 async def bench(request: pytest.FixtureRequest, root: Path) -> AsyncIterator[Bench]:
     before = traces()
     kind, _, runtime = request.param.partition("/")
@@ -93,7 +110,7 @@ async def bench(request: pytest.FixtureRequest, root: Path) -> AsyncIterator[Ben
         async def same() -> Driver:
             return mock
 
-        made = Bench(mock, same, (await mock.fingerprint()).abilities, root)
+        made = Bench(mock, same, (await mock.fingerprint()).abilities | {"several"}, root)
     elif kind == "several":
         drivers: dict[Isolation, Driver] = {CONTAINER: _named("even"), GVISOR: _named("odd")}
 
@@ -103,10 +120,19 @@ async def bench(request: pytest.FixtureRequest, root: Path) -> AsyncIterator[Ben
         async def both() -> Driver:
             return Several(drivers, driver_of=driver_of)
 
-        made = Bench(await both(), both, frozenset(), root)
+        made = Bench(await both(), both, frozenset({"several"}), root)
     else:
 
         async def choose() -> Driver:
+            if kind == "microvm":
+                vmm = Qemu() if runtime == "qemu" else Firecracker(saves=root / "data" / "saves")
+                place = {"run_dir": root / f"run-{runtime}", "data_dir": root / "data"}
+                vms = MicrovmDriver(**place, vmm=vmm, groups=ControlGroups(layout()))
+                found = await vms.fingerprint()
+                if not found.works and runtime == "firecracker":
+                    pytest.skip(found.reason)
+                assert found.works, found.reason
+                return vms
             directory = root / f"run-{runtime}"
             return await OciDriver.choose(run_dir=directory, wanted=runtime, timeout_s=30, quiet=Quiet(Silence(), 0.0))
 

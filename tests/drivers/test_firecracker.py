@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from caddisfly.host.drivers.microvm import snapshot
+from caddisfly.host.drivers.microvm import link, snapshot
 from caddisfly.host.drivers.microvm.api import Api, connected
 from caddisfly.host.drivers.microvm.firecracker import Firecracker
 from caddisfly.host.drivers.microvm.jail import SHARED_GID, Jail
@@ -227,9 +227,8 @@ async def test_nothing_is_left_on_the_disk_when_it_ends(launched: Launcher, spec
 @pytest.fixture
 def netns() -> Iterator[Path]:
     name = f"caddis-fc-{os.getpid()}"
-    tap = f"tuntap add tap0 mode tap user {UID}"
     subprocess.run(["ip", "netns", "add", name], check=True)
-    subprocess.run(["ip", "-n", name, *tap.split()], check=True)
+    subprocess.run(["ip", "-n", name, "link", "add", "br0", "type", "bridge"], check=True)
     yield Path("/run/netns") / name
     subprocess.run(["ip", "netns", "del", name], check=True)
 
@@ -242,10 +241,14 @@ async def test_its_card_is_the_machines_tap(launched: Launcher, spec: Spec, netn
     assert os.stat(f"/proc/{running.process.pid}/ns/net").st_ino == netns.stat().st_ino
 
 
-async def test_a_tap_of_somebody_else_is_refused(launched: Launcher, spec: Spec, netns: Path) -> None:
+async def test_a_tap_of_somebody_else_is_refused(
+    launched: Launcher, spec: Spec, netns: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lend = link.lend_tap
+    monkeypatch.setattr(link, "lend_tap", lambda netns, name, uid: lend(netns, name, uid + 1))
     tap = Tap(netns=netns, name="tap0", mac="02:00:00:00:00:01")
     with pytest.raises(Internal, match="Open tap device failed: Operation not permitted"):
-        await launched(replace(spec, tap=tap, uid=UID + 1))
+        await launched(replace(spec, tap=tap))
 
 
 async def test_lines_arrive_in_order_and_wait_for_a_guest_that_does_not_listen_yet(

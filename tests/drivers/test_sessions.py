@@ -9,11 +9,12 @@ import re
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 
 import pytest
 
 from caddisfly.host.drivers.driver import STDERR, STDOUT, Attach, Attachable, Command, Running, Session, Window
-from caddisfly.model.errors import InvalidArgument
+from caddisfly.model.errors import InvalidArgument, Unavailable
 from tests.conftest import eventually
 from tests.drivers.conftest import Bench
 
@@ -183,16 +184,20 @@ async def test_the_next_agent_ends_what_the_one_before_began(shell: Shell) -> No
     await shell.bench.restarted()
     assert isinstance(await shell.bench.driver.recover(shell.id), Running)
     await eventually(lambda: _gone(shell, "4321"), timeout_s=5)
-    assert await session.wait() != 0
+    with suppress(Unavailable):  # where the way to it went with the agent that had begun it
+        assert await session.wait() != 0
 
 
 async def test_one_that_was_only_about_to_begin_never_does(shell: Shell) -> None:
     """The agent was killed while the runtime was at work on it: there is a description, and no number yet."""
+    if not shell.bench.driver.name.startswith("oci/"):
+        pytest.skip("no runtime of this driver stands between")
     directory = next(shell.bench.directory.glob(f"run-*/sandboxes/{shell.id}"))
     left = directory / "exec-0123.json"
     left.write_text("{}")
     stalled = await asyncio.create_subprocess_exec("sh", "-c", "read line", f"--process={left}", stdin=subprocess.PIPE)
     await shell.bench.restarted()
+    assert isinstance(await shell.bench.driver.recover(shell.id), Running)
     assert await asyncio.wait_for(stalled.wait(), 5) == -9
     assert not left.exists()
 

@@ -13,7 +13,7 @@ from caddisfly.host.drivers.mock import MockDriver
 from caddisfly.host.drivers.notes import FileNotes
 from caddisfly.host.drivers.pods import Pods
 from caddisfly.host.drivers.several import Several
-from caddisfly.host.isolation import Choice, wanted
+from caddisfly.host.isolation import Choice, vmms, wanted
 from caddisfly.host.settings import HostSettings
 from caddisfly.model.errors import Aborted, FailedPrecondition
 from caddisfly.model.isolation import CONTAINER, GVISOR, MICROVM
@@ -141,6 +141,24 @@ async def test_a_record_from_before_there_were_several_is_of_the_preferred_one(
 )
 def test_what_a_host_is_to_offer(settings: dict[str, str], expected: tuple[str, ...]) -> None:
     assert wanted(HostSettings.model_validate(settings)) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "kvm", "expected"),
+    [
+        ({}, True, ["firecracker", "kvm"]),
+        ({}, False, []),
+        ({"isolation": "microvm"}, False, ["tcg"]),
+        ({"isolation": "microvm", "vmm": "qemu"}, True, ["kvm", "tcg"]),
+        ({"isolation": "microvm", "vmm": "firecracker"}, True, ["firecracker"]),
+        ({"isolation": "microvm", "vmm": "firecracker"}, False, []),
+    ],
+)
+def test_microvms_are_emulated_only_where_there_is_to_be_nothing_else(
+    settings: dict[str, str], kvm: bool, expected: list[str]
+) -> None:
+    found = vmms(HostSettings.model_validate(settings), kvm=kvm)
+    assert [vmm.build.split()[-2] if vmm.name == "qemu" else vmm.name for vmm in found] == expected
 
 
 async def test_the_first_that_is_offered_and_allowed_is_taken(crun: Named, runsc: Named) -> None:

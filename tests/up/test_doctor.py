@@ -81,6 +81,13 @@ def _found(**results: str) -> list[Check]:
             "gvisor by runsc; no microvm (see KVM)",
         ),
         ('runtime = "runsc"', {"crun": "ok", "runsc": "ok"}, "ok", "gvisor by runsc; [host]"),
+        ('isolation = "microvm"', {"KVM": "warn"}, "ok", "microvm by emulation, which is slow"),
+        (
+            'isolation = "microvm"\nvmm = "firecracker"',
+            {"KVM": "warn"},
+            "fail",
+            "[host] isolation is microvm; no microvm",
+        ),
         ('isolation = "gvisor"', {"crun": "ok", "runsc": "warn"}, "fail", "[host] isolation is gvisor; no gvisor"),
     ],
 )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from caddisfly.host import inroot
-from caddisfly.host.drivers.driver import Bind, Limits, Sandbox
+from caddisfly.host.drivers.driver import Bind, Drives, Limits, Sandbox
 from caddisfly.host.images.image import ImageConfig
 from caddisfly.host.selfservice.door import make_directory
 from caddisfly.host.selfservice.doors import directory_of
@@ -47,6 +47,8 @@ class Surroundings:
     netns: Path
     log: Path
     settings: HostSettings
+    drives: Drives | None = None
+    """When the root is made of these, and `root` only shows the image."""
     fresh: bool = True
     """Whether it begins to run. What goes on where it was finds its root as it left it."""
 
@@ -66,9 +68,11 @@ def compile_sandbox(machine: Machine, given: Surroundings) -> Sandbox:
     cwd = image.working_dir or "/"
     if not cwd.startswith("/"):
         cwd = f"/{cwd}"
+    files = _files(machine.config, program, given.secrets, given.image_configs)
     if given.fresh:
         _must_exist(root, argv[0], path=env["PATH"], cwd=cwd, image=name)
-        for file in _files(machine.config, program, given.secrets, given.image_configs):
+    if given.fresh and given.drives is None:
+        for file in files:
             inroot.write_file(root, file.guest_path, file.content, mode=file.mode)
     hostname = machine.config.hostname or machine.id
     guest = machine.config.guest
@@ -94,6 +98,9 @@ def compile_sandbox(machine: Machine, given: Surroundings) -> Sandbox:
         log=given.log,
         tty=machine.config.tty,
         log_max_bytes=LOG_BACKSTOP * settings.log_size_mb << 20,
+        organization=machine.org_id,
+        drives=given.drives,
+        files=tuple(files) if given.drives is not None else (),
     )
 
 

@@ -14,10 +14,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from caddisfly.host.drivers.driver import Driver
+from caddisfly.host.drivers.microvm.driver import MicrovmDriver
+from caddisfly.host.drivers.microvm.firecracker import Firecracker
+from caddisfly.host.drivers.microvm.qemu import Qemu
+from caddisfly.host.drivers.microvm.vmm import Vmm
+from caddisfly.host.drivers.oci.cgroups import ControlGroups, layout
 from caddisfly.host.drivers.oci.checkpoint import Quiet
 from caddisfly.host.drivers.oci.driver import OciDriver
 from caddisfly.host.drivers.oci.runtime import NAMES
@@ -28,6 +35,8 @@ from caddisfly.model.isolation import CONTAINER, GVISOR, MICROVM, Isolation
 from caddisfly.model.machine import Machine
 
 log = logging.getLogger(__name__)
+
+ONE_PROGRAM = "a microVM runs one program, and the machine has several"
 
 
 def wanted(settings: HostSettings) -> tuple[Isolation, ...]:
@@ -66,7 +75,54 @@ async def _open(isolation: Isolation, settings: HostSettings, *, prove: bool, qu
         return await OciDriver.choose(run_dir=run_dir, wanted="runsc", timeout_s=timeout_s, quiet=quiet)
     if isolation == GVISOR:
         return OciDriver.installed("runsc", run_dir=run_dir, timeout_s=timeout_s, quiet=quiet)
-    raise FailedPrecondition("there is no driver for microVMs yet")
+    return await _microvm(settings)
+
+
+async def _microvm(settings: HostSettings) -> Driver:
+    """Each is tried by booting a guest. Raises `FailedPrecondition`."""
+    lacking = _no_kvm()
+    reasons = [lacking] if lacking else []
+    for vmm in vmms(settings, kvm=not lacking):
+        driver = _microvms(settings, vmm)
+        found = await driver.fingerprint()
+        if found.works:
+            return driver
+        reasons.append(f"{vmm.name}: {found.reason}")
+    raise FailedPrecondition("microVMs do not work here", why="; ".join(reasons), next="caddis doctor")
+
+
+def vmms(settings: HostSettings, *, kvm: bool) -> list[Vmm]:
+    """Those to try, in order. Only who asks for microVMs by name gets a processor that is emulated."""
+    wanted: list[Vmm] = []
+    if kvm and settings.vmm in ("auto", "firecracker"):
+        wanted.append(_firecracker(settings))
+    if kvm and settings.vmm in ("auto", "qemu"):
+        wanted.append(Qemu(accelerator="kvm"))
+    if settings.isolation == MICROVM and settings.vmm in ("auto", "qemu"):
+        wanted.append(Qemu())
+    return wanted
+
+
+def _microvms(settings: HostSettings, vmm: Vmm) -> MicrovmDriver:
+    return MicrovmDriver(
+        run_dir=settings.run_dir,
+        data_dir=settings.data_dir / "microvms",
+        vmm=vmm,
+        groups=ControlGroups(layout()),
+    )
+
+
+def _firecracker(settings: HostSettings) -> Firecracker:
+    return Firecracker(saves=settings.data_dir / "microvms" / "saves")
+
+
+def _no_kvm() -> str:
+    """Why not even to try; empty when a guest should be booted to see."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "there is no /dev/kvm"
+    if Path("/sys/module/kvm_pvm").exists():
+        return "/dev/kvm is one of kvm_pvm, which boots few guests"
+    return ""
 
 
 async def _left_by_others(settings: HostSettings, offers: Mapping[Isolation, Driver], quiet: Quiet) -> list[Driver]:
@@ -81,6 +137,10 @@ async def _left_by_others(settings: HostSettings, offers: Mapping[Isolation, Dri
             found.append(OciDriver.installed(name, run_dir=settings.run_dir, timeout_s=timeout_s, quiet=quiet))
         except FailedPrecondition as problem:
             log.warning("isolation.gone", extra={"runtime": name, "reason": str(problem)})
+    running = settings.run_dir / "microvms"
+    if running.is_dir() and any(running.iterdir()):
+        known: tuple[Vmm, ...] = (_firecracker(settings), Qemu())
+        found += [_microvms(settings, vmm) for vmm in known if f"microvm/{vmm.name}" not in offered]
     return found
 
 
@@ -112,11 +172,17 @@ class Choice:
             return ""
         return f"the organization must have {' or '.join(allowed)}, and the host has {' and '.join(self._offers)}"
 
-    async def choose(self, allowed: Collection[str]) -> str:
-        """For a new Machine. Raises `Aborted` when there is none, so that another host is asked."""
+    async def choose(self, allowed: Collection[str], *, several: bool = False) -> str:
+        """For a new Machine, which `several` programs keep from being a microVM.
+
+        Raises `Aborted` when there is none, so that another host is asked.
+        """
         reasons = [reason] if (reason := self.refusal(allowed)) else []
         for isolation in self._offers:
             if allowed and isolation not in allowed:
+                continue
+            if isolation == MICROVM and several:
+                reasons.append(ONE_PROGRAM)
                 continue
             try:
                 await self._try(isolation)

@@ -95,7 +95,7 @@ class Machines:
         config = Config.parse(request.config)
         _refuse_what_is_not_there(config)
         warnings = self._parts.accept(config)
-        isolation = await self._parts.choice.choose(request.isolation)
+        isolation = await self._parts.choice.choose(request.isolation, several=bool(config.programs))
         image, container_images, file_images = await self._resolve(config, request.app.org_id)
         now = wall_ms()
         machine = Machine(

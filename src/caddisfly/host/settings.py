@@ -50,6 +50,11 @@ class HostSettings(BaseModel):
         "else a container; gVisor for organizations that must have it. Another value: this and nothing else. Machines "
         "keep what they were created in.",
     )
+    vmm: Literal["auto", "qemu", "firecracker"] = Field(
+        default="auto",
+        description="What runs microVMs. Default auto: Firecracker where it is installed and works, for it starts them "
+        "quickest, else QEMU.",
+    )
     ipv4_pool: str = Field(
         default="10.210.0.0/16",
         description="IPv4 network for Machines on this host, not seen outside it. Default 10.210.0.0/16: rarely used, "

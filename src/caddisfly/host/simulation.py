@@ -26,6 +26,7 @@ from caddisfly.host.drivers.several import DriverOf, Several
 from caddisfly.host.guest import Surroundings
 from caddisfly.host.images.image import Collected, Image, ImageConfig, LayerStatus, ResolvedImage, StoredImage, Verified
 from caddisfly.host.images.reference import Reference
+from caddisfly.host.images.rootfs import LaidOut
 from caddisfly.host.images.settings import Credentials
 from caddisfly.host.isolation import wanted
 from caddisfly.host.journal.journal import Journal
@@ -151,6 +152,9 @@ class SimulatedRoots:
 
     async def mount(self, key: str, layers: tuple[Path, ...], *, size_mb: int, keep: bool = False) -> Path:
         return _NOWHERE
+
+    async def lay_out(self, key: str, layers: tuple[Path, ...], *, size_mb: int, keep: bool = False) -> LaidOut:
+        return LaidOut(_NOWHERE, _NOWHERE, _NOWHERE)
 
     async def unmount(self, key: str, *, keep: bool = False) -> None: ...
 

@@ -26,6 +26,8 @@ def verdict(found: Sequence[Check], settings: Settings) -> Check:
         well = next((check for check in looked if check.result == "ok"), None)
         if well is not None:
             able[isolation] = well.name
+        elif isolation == MICROVM == settings.host.isolation and settings.host.vmm != "firecracker":
+            able[isolation] = "emulation, which is slow"
         else:
             lacking.append(f"no {isolation} (see {' and '.join(names)})")
     set_to = f"[host] isolation is {settings.host.isolation}"

@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 
 from caddisfly.model.errors import FailedPrecondition
 from caddisfly.model.machine import Exit
-from caddisfly.model.program import RestartPolicy, StopConfig
+from caddisfly.model.program import GuestFile, RestartPolicy, StopConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +35,19 @@ class Bind:
 
     source: Path
     target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drives:
+    """A root for a sandbox with a kernel of its own: files that it has as disks. `image` is read-only and shared.
+
+    `scratch` is an ext4 file system with the directories `upper` and `work` of an overlay over the image. With `kept`
+    it may have been there before, be smaller than its file, and is wanted again.
+    """
+
+    image: Path
+    scratch: Path
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +78,12 @@ class Sandbox:
     """Whether its console is a terminal; both outputs are then one."""
     log_max_bytes: int = 0
     """A log that has grown past this is begun anew, also while nobody looks after it. 0: never."""
+    organization: str = ""
+    """Whose it is, for a driver that must know who may enter it."""
+    drives: Drives | None = None
+    """The root, for a driver that `TakesDrives`; `root` then only shows the image, read-only."""
+    files: tuple[GuestFile, ...] = ()
+    """What such a driver is to write into the root before the program starts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,6 +269,13 @@ class StandsBefore(Protocol):
 def behind(driver: Driver, id: str) -> Driver:
     """Whoever has this sandbox in the end: it is this one that can do more than every driver, or cannot."""
     return behind(driver.behind(id), id) if isinstance(driver, StandsBefore) else driver
+
+
+@runtime_checkable
+class TakesDrives(Protocol):
+    """Its sandboxes have kernels of their own, which want disks for a root, and no directory."""
+
+    takes_drives: bool
 
 
 @runtime_checkable

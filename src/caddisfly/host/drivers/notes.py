@@ -127,6 +127,7 @@ def plan_of(record: Mapping[str, Any]) -> Sandbox:
             "binds": tuple(Bind(source=Path(one["source"]), target=one["target"]) for one in record["binds"]),
             "limits": Limits(**record["limits"]),
             "members": tuple(_member(one) for one in record["members"]),
+            "files": (),  # only microVMs are given any, and a microVM is no pod
         }
     )
 

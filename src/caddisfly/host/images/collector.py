@@ -123,6 +123,7 @@ class Collector:
         trash += self._layers.quarantined(in_use=mounted)
         if not self.writing and not flying:
             self._blobs.keep_only(documents | {layer.blob.digest for layer in layers})
+        freed += self._roots.forget_drives(self._layers.names())
         for path in trash:
             await asyncio.to_thread(remove_tree, path)
         return Collected(images, len(doomed), freed)

@@ -18,23 +18,30 @@ nosuid).
     fs/roots/<key>/upper.ext4        the clone
     fs/roots/<key>/quota             where it is mounted for an instant
     fs/roots/<key>/rootfs            the overlay
+    fs/roots/<key>/foreign           a guest may have written to the clone: no kernel of this host may read it
+    fs/drives/<layers>.erofs         an image as a disk, made once for all sandboxes with a kernel of their own
+
+Such a sandbox mounts its root itself: it is given the image's disk and the clone. The host mounts only the layers, to
+look things up in them, and never a file system that a guest has written to.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import json
 import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from caddisfly.host.images import kernel
+from caddisfly.host.images import erofs, kernel
 from caddisfly.host.images.blobs import disk_problem
 from caddisfly.host.images.durable import remove_tree
 from caddisfly.model.errors import FailedPrecondition, InvalidArgument, Unavailable
@@ -45,10 +52,20 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./-]+")
 _OPTIONS_LIMIT = 4095
 _MKFS_TIMEOUT_S = 120
 _UPPER_DIRS = ("upper", "work")
+_FOREIGN = "foreign"
 _BLOCK = 4096
 _EXT4_BLOCKS_AT = 1024 + 4
 """Where its superblock says how many blocks it has."""
 _BLOCK_DEVICES = Path("/sys/block")
+
+
+@dataclass(frozen=True, slots=True)
+class LaidOut:
+    """A root as disks. `view` shows the image, read-only, on the host."""
+
+    view: Path
+    image: Path
+    scratch: Path
 
 
 class RootFilesystems:
@@ -57,11 +74,12 @@ class RootFilesystems:
     def __init__(self, directory: Path, *, reflink: bool) -> None:
         self._roots = directory / "roots"
         self._templates = directory / "templates"
+        self._drives = directory / "drives"
         self._reflink = reflink
         # Weak: a lock lives as long as somebody holds it or waits for it.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._template_lock = asyncio.Lock()
-        for path in (self._roots, self._templates):
+        for path in (self._roots, self._templates, self._drives):
             path.mkdir(parents=True, exist_ok=True)
             path.chmod(0o711)
 
@@ -87,6 +105,53 @@ class RootFilesystems:
             except OSError as error:
                 raise disk_problem(error, doing=f"make the root of {key}", disk=self._roots) from error
             return target
+
+    async def lay_out(self, key: str, layers: tuple[Path, ...], *, size_mb: int, keep: bool = False) -> LaidOut:
+        """The root of sandbox `key` as disks, with `keep` as for `mount`. Making an image's disk takes some seconds."""
+        home = self._home(key)
+        async with self._lock(key):
+            if self._reflink:
+                await self._ensure_template(size_mb)
+            image = self._drives / f"{_name_of(layers)}.erofs"
+            try:
+                # One that is there already may be in use: a new disk under its guest's memory would be the end of it.
+                if not (kernel.is_mount_point(home / "rootfs") and (home / "upper.ext4").exists()):
+                    await asyncio.to_thread(self._lay_out, home, layers, size_mb, keep)
+                async with self._template_lock:
+                    if not image.exists():
+                        await asyncio.to_thread(_make_drive, home / "rootfs", image, layers)
+            except OSError as error:
+                raise disk_problem(error, doing=f"make the disks of {key}", disk=self._roots) from error
+            return LaidOut(home / "rootfs", image, home / "upper.ext4")
+
+    def _lay_out(self, home: Path, layers: tuple[Path, ...], size_mb: int, keep: bool) -> None:
+        if home.exists():
+            _dismantle(home, keep=keep)
+        upper, target = home / "upper.ext4", home / "rootfs"
+        try:
+            for path in (home, target):
+                path.mkdir(mode=0o711, exist_ok=True)
+            (home / "layers.json").write_text(json.dumps([layer.name for layer in layers]))
+            if not upper.exists():
+                self._make_upper(upper, size_mb)
+            elif upper.stat().st_size < size_mb << 20:
+                os.truncate(upper, size_mb << 20)  # its guest makes the file system larger
+            (home / _FOREIGN).touch()
+            _mount_view(target, layers)
+        except BaseException:
+            _dismantle(home, keep=keep)
+            raise
+
+    def forget_drives(self, layers: Collection[str]) -> int:
+        """Delete the disks of images of which a layer is not among these. Returns how many bytes that frees."""
+        freed = 0
+        for note in self._drives.glob("*.json"):
+            drive = note.with_suffix(".erofs")
+            if not set(json.loads(note.read_bytes())) <= set(layers):
+                freed += drive.stat().st_blocks * 512 if drive.exists() else 0
+                drive.unlink(missing_ok=True)
+                note.unlink()
+        return freed
 
     async def unmount(self, key: str, *, keep: bool = False) -> None:
         """Take a root down and, unless `keep`, forget what was written. Does nothing when there is none."""
@@ -161,6 +226,12 @@ class RootFilesystems:
         upper = home / "upper.ext4"
         if home.exists():
             _dismantle(home, keep=keep)
+        if (home / _FOREIGN).exists():
+            raise FailedPrecondition(
+                "the root that this machine kept is a virtual machine's",
+                why="a file system that a guest has written to may be made to harm the kernel that mounts it",
+                next="run it as a virtual machine again, or create it anew",
+            )
         quota, target = home / "quota", home / "rootfs"
         try:
             for path in (home, quota, target):
@@ -290,6 +361,34 @@ def _mount_overlay(target: Path, layers: tuple[Path, ...], *, upper: Path, work:
                 [by_descriptor(path) for path in top_first], by_descriptor(upper), by_descriptor(work)
             )
         kernel.mount("overlay", target, kind="overlay", flags=kernel.MS_NODEV, options=options)
+
+
+def _mount_view(target: Path, layers: tuple[Path, ...]) -> None:
+    """The layers alone. An overlay wants two: the mount point, which is empty, is below a single one."""
+    empty = target.parent / "empty"
+    empty.mkdir(mode=0o755, exist_ok=True)
+    with ExitStack() as stack:
+        below = []
+        for path in (*dict.fromkeys(reversed(layers)), empty):
+            if not path.is_dir():
+                raise FailedPrecondition(
+                    "a layer of the image is not on this host", why=f"{path} is gone", next="fetch the image again"
+                )
+            descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, descriptor)
+            below.append(f"/proc/self/fd/{descriptor}")
+        flags = kernel.MS_NODEV | kernel.MS_NOSUID | kernel.MS_RDONLY
+        kernel.mount("overlay", target, kind="overlay", flags=flags, options=f"lowerdir={':'.join(below)}")
+
+
+def _make_drive(view: Path, image: Path, layers: tuple[Path, ...]) -> None:
+    """The note first, so that there is never a disk of which nobody knows what it is of."""
+    image.with_suffix(".json").write_text(json.dumps([layer.name for layer in layers]))
+    erofs.build(view, image)
+
+
+def _name_of(layers: tuple[Path, ...]) -> str:
+    return hashlib.sha256("\n".join(layer.name for layer in layers).encode()).hexdigest()
 
 
 def _overlay_options(lowers_top_first: list[str], upper: str, work: str) -> str:

@@ -11,9 +11,12 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from caddisfly.host.apart import apart
 from caddisfly.model.errors import Internal
+
+T = TypeVar("T")
 
 DIRECTORY = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
@@ -55,15 +58,18 @@ def create(name: str, inside: Callable[[], None]) -> Path:
     return path
 
 
-def enter(name: str, inside: Callable[[], None]) -> None:
-    """Run `inside` in a namespace that is there, on a thread of its own. Raises what `inside` raised."""
+def inside(path: Path, work: Callable[[], T]) -> T:
+    """What `work` returns when it is done in the namespace at `path`, on a thread of its own. Raises what it raised."""
 
-    def run() -> None:
-        with open(DIRECTORY / name, "rb") as namespace:
-            _call(_libc.setns, namespace.fileno(), _CLONE_NEWNET)
-        inside()
+    def run() -> T:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _call(_libc.setns, descriptor, _CLONE_NEWNET)
+        finally:
+            os.close(descriptor)
+        return work()
 
-    apart(run, name=f"netns-{name}")
+    return apart(run, name=f"inside-{path.name}")
 
 
 def remove(name: str) -> None:

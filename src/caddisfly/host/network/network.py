@@ -25,6 +25,8 @@ from caddisfly.model.errors import FailedPrecondition, Internal
 
 log = logging.getLogger(__name__)
 
+BRIDGE = "br0"
+"""In the namespace of a Machine with a kernel of its own: what joins its end of the link with its guest."""
 _GATEWAY6 = "fe80::1"
 _ETH0 = 2
 """The index of a Machine's link in its own namespace, the first after the loopback's."""
@@ -147,7 +149,7 @@ class Network:
         if not os.path.ismount(path) or not Path("/sys/class/net", attachment.link).exists():
             return self._attach(attachment)
         try:
-            namespace.enter(attachment.id, lambda: self._address(attachment))
+            namespace.inside(namespace.DIRECTORY / attachment.id, lambda: self._address(attachment))
             self._firewall.plug(attachment.port)
         except OSError as error:
             raise Internal("a Machine cannot be connected again", why=str(error), next="caddis doctor") from error
@@ -161,6 +163,8 @@ class Network:
 
     def _address(self, attachment: Attachment) -> None:
         """Runs inside: what of the Machine's end of the link can be said again."""
+        if Path(f"/proc/sys/net/ipv4/conf/{BRIDGE}").exists():
+            return  # its guest has the addresses
         with Netlink() as inside:
             inside.run(
                 netlink.up(netlink.LOOPBACK),

@@ -19,7 +19,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from caddisfly.host.operations.work import Parts, Roots
+from caddisfly.host.drivers.driver import Drives, TakesDrives, behind
+from caddisfly.host.operations.work import Parts, Root, Roots
 from caddisfly.model.machine import Machine
 
 _KEPT = "kept"
@@ -43,7 +44,7 @@ def kept_for(key: str) -> str:
 
 async def mount(
     parts: Parts, machine: Machine, layers: Mapping[str, tuple[Path, ...]], *, again: bool = False
-) -> dict[str, Path]:
+) -> dict[str, Root]:
     """Its roots, over the layers of its images. What an earlier version kept, and this one does not use, goes.
 
     `again`: with what was written there before, whatever its config says of stops.
@@ -53,10 +54,16 @@ async def mount(
         if other not in wanted.values() and kept_for(other):
             await roots.unmount(other)
     size_mb = machine.config.root_size_mb or parts.settings.root_size_mb
-    return {
-        container: await roots.mount(name, layers[container], size_mb=size_mb, keep=again or bool(kept_for(name)))
-        for container, name in wanted.items()
-    }
+    as_disks = isinstance(behind(parts.driver, machine.run_id), TakesDrives)
+    made = {}
+    for container, name in wanted.items():
+        keep = again or bool(kept_for(name))
+        if as_disks:
+            laid = await roots.lay_out(name, layers[container], size_mb=size_mb, keep=keep)
+            made[container] = Root(laid.view, Drives(image=laid.image, scratch=laid.scratch, kept=keep))
+        else:
+            made[container] = Root(await roots.mount(name, layers[container], size_mb=size_mb, keep=keep))
+    return made
 
 
 async def unmount(parts: Parts, machine: Machine, *, for_good: bool, again: bool = False) -> None:

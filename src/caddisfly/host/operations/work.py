@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from caddisfly.host.drivers.driver import Driver, Sandbox
+from caddisfly.host.drivers.driver import Driver, Drives, Sandbox
 from caddisfly.host.guest import Surroundings, compile_sandbox
 from caddisfly.host.images.image import Image, ResolvedImage
+from caddisfly.host.images.rootfs import LaidOut
 from caddisfly.host.isolation import Choice
 from caddisfly.host.journal.operation import Operation
 from caddisfly.host.network.network import Attachment
@@ -27,6 +28,10 @@ class Roots(Protocol):
         """With `keep`, what an `unmount` with `keep` left is used again."""
         ...
 
+    async def lay_out(self, key: str, layers: tuple[Path, ...], *, size_mb: int, keep: bool = False) -> LaidOut:
+        """As disks, for a sandbox that has a kernel of its own."""
+        ...
+
     async def unmount(self, key: str, *, keep: bool = False) -> None:
         """Does nothing when there is none."""
         ...
@@ -38,6 +43,15 @@ class Roots(Protocol):
     def known(self) -> set[str]:
         """Every root that has anything on the disk, mounted or not."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """What a program finds as `/`: a directory, or the disks that its own kernel makes one of."""
+
+    path: Path
+    """With disks it only shows the image."""
+    drives: Drives | None = None
 
 
 class Images(Protocol):
@@ -132,7 +146,7 @@ class Work:
     """By container, as `Machine.references`."""
     image_configs: Mapping[str, bytes] = field(default_factory=dict)
     """What is written into files, by the name of the image."""
-    roots: Mapping[str, Path] = field(default_factory=dict)
+    roots: Mapping[str, Root] = field(default_factory=dict)
     netns: Path | None = None
     keeps_root: bool = False
     """Whether what was written to its root outlives a release."""

@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from caddisfly.host.drivers.driver import Fingerprint
-from caddisfly.host.drivers.microvm import snapshot
+from caddisfly.host.drivers.microvm import link, snapshot
 from caddisfly.host.drivers.microvm.api import Api, connected, short
 from caddisfly.host.drivers.microvm.jail import API, VSOCK, Jail
 from caddisfly.host.drivers.microvm.vmm import Launch, Spec
@@ -95,6 +95,8 @@ class Firecracker:
             raise FailedPrecondition(
                 f"a microVM of Firecracker has at most {_VCPUS_MAX} vCPUs", why=f"this machine has {spec.vcpus}"
             )
+        if spec.tap is not None:
+            await asyncio.to_thread(link.lend_tap, spec.tap.netns, spec.tap.name, spec.uid)
         jail = Jail(spec.directory)
         return await asyncio.to_thread(jail.build, spec, firecracker=firecracker, jailer=jailer, saves=self._saves)
 

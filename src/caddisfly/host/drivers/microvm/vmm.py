@@ -1,7 +1,7 @@
 """What stands between the driver and a VMM: one driver, several programs that can run a virtual machine.
 
 The driver knows the guest: kernel, initramfs, drives, exit codes, who may enter. A `Vmm` knows its program: the command
-line, how to talk to it. Neither holds a process. conmon does, as it does for containers (docs/decisions/0013): it
+line, how to talk to it. Neither holds a process. conmon does, as it does for containers (docs/decisions/0018): it
 outlives the agent, writes what the program prints on its two outputs to the Machine's log, and sees it end. So nothing
 here kills, waits or asks whether something is alive, and pausing is the control group's business.
 
@@ -21,9 +21,12 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from caddisfly.host.drivers.driver import Fingerprint
+
+GOING = "going"
+"""A file in a machine's directory, made before what was saved is let go on: from then on it may have run."""
 
 Role = Literal["image", "tools", "config", "status", "scratch", "swap"]
 """What a drive is for. The guest is told on its command line which disk, vda first, has which role."""
@@ -118,3 +121,14 @@ class Vmm(Protocol):
         ...
 
     async def resume(self, directory: Path) -> None: ...
+
+
+@runtime_checkable
+class Balloons(Protocol):
+    """Can change how much memory a running guest has, up to what it was started with. Units are MiB."""
+
+    async def memory(self, directory: Path) -> int: ...
+
+    async def set_memory(self, directory: Path, memory_mb: int) -> None:
+        """Ask for it. The guest gives back what it can, in its own time, and `memory` says how far it has come."""
+        ...

@@ -79,12 +79,18 @@ class ControlGroups:
         directory.mkdir(parents=True, exist_ok=True)
         for above in (self.root, parent, directory):
             (above / "cgroup.subtree_control").write_text("+cpu +memory +pids")
-        _write(directory / "memory.max", limits.memory_mb << 20)
-        if (directory / "memory.swap.max").exists():
-            _write(directory / "memory.swap.max", limits.swap_mb << 20)
-        _write(directory / "cpu.max", f"{int(limits.cores * _PERIOD_US)} {_PERIOD_US}")
-        _write(directory / "cpu.weight", limits.weight)
-        _write(directory / "pids.max", limits.pids)
+        _limit_v2(directory, limits)
+
+    def enclose(self, id: str, limits: Limits) -> tuple[Path, ...]:
+        """Make the groups of a sandbox that no runtime makes them for. Returns those that its process must join."""
+        if self.layout != "v2":
+            return self.make(id, limits)
+        directory = self.root / self._below(id)
+        directory.mkdir(parents=True, exist_ok=True)
+        for above in (self.root, directory.parent):
+            (above / "cgroup.subtree_control").write_text("+cpu +memory +pids")
+        _limit_v2(directory, limits)
+        return (directory,)
 
     def make(self, id: str, limits: Limits | None) -> tuple[Path, ...]:
         """Make the v1 groups, with limits or without. Returns those that a process must join to be inside."""
@@ -264,6 +270,15 @@ def resources(limits: Limits) -> dict[str, Any]:
         },
         "pids": {"limit": limits.pids},
     }
+
+
+def _limit_v2(directory: Path, limits: Limits) -> None:
+    _write(directory / "memory.max", limits.memory_mb << 20)
+    if (directory / "memory.swap.max").exists():
+        _write(directory / "memory.swap.max", limits.swap_mb << 20)
+    _write(directory / "cpu.max", f"{int(limits.cores * _PERIOD_US)} {_PERIOD_US}")
+    _write(directory / "cpu.weight", limits.weight)
+    _write(directory / "pids.max", limits.pids)
 
 
 def _write(path: Path, value: int | str) -> None:

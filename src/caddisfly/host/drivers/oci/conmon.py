@@ -12,12 +12,26 @@ import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from caddisfly.host.drivers.driver import Sandbox
-from caddisfly.host.drivers.oci.runtime import Runtime, end, environment
+from caddisfly.host.drivers.oci.runtime import end, environment
 from caddisfly.model.errors import DeadlineExceeded, FailedPrecondition, Internal
 
 _BINARY = "conmon"
+
+
+class Maker(Protocol):
+    """What conmon calls to make a sandbox: an OCI runtime, or what behaves like one."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def maker(self) -> Path: ...
+
+    @property
+    def options(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +78,17 @@ class Shim:
 
     async def create(
         self,
-        runtime: Runtime,
+        runtime: Maker,
         sandbox: Sandbox,
         *,
         groups: tuple[Path, ...],
         timeout_s: float,
+        descriptors: tuple[int, ...] = (),
         memory: Path | None = None,
     ) -> int:
         """Create the sandbox under a new conmon. Returns its first process's pid. Raises with the runtime's words.
 
-        With `memory` it goes on from there, and runs when this returns.
+        The sandbox inherits `descriptors`. With `memory` it goes on from there, and runs when this returns.
         """
         (self.directory / "exit").mkdir(exist_ok=True)
         reader, writer = os.pipe()
@@ -93,7 +108,7 @@ class Shim:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=(writer,),
+                pass_fds=(writer, *descriptors),
                 env={**environment(groups), "_OCI_SYNCPIPE": str(writer)},
                 start_new_session=True,
                 cwd=self.directory,  # where it leaves its notes, such as the file `oom`
@@ -112,7 +127,7 @@ class Shim:
         return _created_pid(answer, runtime)
 
 
-def _created_pid(answer: bytes, runtime: Runtime) -> int:
+def _created_pid(answer: bytes, runtime: Maker) -> int:
     try:
         record = json.loads(answer)
         pid = int(record["data"])
@@ -136,6 +151,22 @@ async def _first_line(descriptor: int, *, timeout_s: float) -> bytes:
             return await stream.readline()
     finally:
         transport.close()
+
+
+async def gone(pid: int) -> None:
+    """Return once the process has ended, whoever its parent is."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(descriptor, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
 
 
 def _number(path: Path) -> int | None:

@@ -2,7 +2,7 @@
 
 Everything it knows of a sandbox is in one directory on a file system that a reboot empties:
 
-    <run_dir>/sandboxes/<id>/   runtime   config.json   pid   conmon.pid   exit/<id>   started   resuming
+    <run_dir>/sandboxes/<id>/   config.json   pid   conmon.pid   exit/<id>   started   resuming
 
 `started` is written last. A sandbox without it was interrupted half-way and counts as never started, unless it is one
 that was resumed: that runs as soon as its memory is there, and `resuming` is written before.
@@ -39,7 +39,7 @@ from caddisfly.host.drivers.oci import checkpoint, command, entry, session
 from caddisfly.host.drivers.oci.bundle import specification
 from caddisfly.host.drivers.oci.cgroups import ControlGroups, layout
 from caddisfly.host.drivers.oci.checkpoint import Quiet, Suspending
-from caddisfly.host.drivers.oci.conmon import Shim
+from caddisfly.host.drivers.oci.conmon import Shim, gone
 from caddisfly.host.drivers.oci.init import INIT, INIT_BINARY, holds_signals
 from caddisfly.host.drivers.oci.runtime import Name, Runtime
 from caddisfly.model.errors import FailedPrecondition, Internal, Problem, Unavailable, Unimplemented
@@ -47,7 +47,7 @@ from caddisfly.model.machine import Exit, wall_ms
 
 log = logging.getLogger(__name__)
 
-ABILITIES = frozenset({"programs", "limits"})
+ABILITIES = frozenset({"programs", "limits", "several"})
 _PAUSES = frozenset({"pause"})
 _SUSPENDS = frozenset({"suspend"})
 _REMOVE_TRIES = 50
@@ -163,7 +163,6 @@ class OciDriver:
     async def _make(self, shim: Shim, sandbox: Sandbox, *, memory: Path | None = None) -> int:
         """Its bundle, its groups, its conmon. Returns the pid of its first process, which goes on from `memory`."""
         shim.directory.mkdir(exist_ok=True)
-        (shim.directory / "runtime").write_text(self.runtime)
         sandbox.log.parent.mkdir(parents=True, exist_ok=True)
         tools = () if self._cannot_suspend else (checkpoint.BIND,)
         binds = (Bind(source=INIT_BINARY, target=INIT), *tools, *sandbox.binds)
@@ -274,7 +273,7 @@ class OciDriver:
         shim = self._shim(id)
         pid = shim.own_pid()
         if pid is not None:
-            await _gone(pid)
+            await gone(pid)
         return await self._ended(shim)
 
     async def _ended(self, shim: Shim) -> Exit:
@@ -344,7 +343,7 @@ class OciDriver:
         await self.kill(id)
         pid = shim.own_pid()
         if pid is not None:
-            await asyncio.wait_for(_gone(pid), self._timeout_s)
+            await asyncio.wait_for(gone(pid), self._timeout_s)
         if self._runtime.name == "runsc":
             # Nothing of it runs any more, and its own `delete` panics over what was paused.
             for file in self._runtime.state.glob(f"{id}_*"):
@@ -377,13 +376,6 @@ class OciDriver:
         shim = self._shim(id)
         if shim.own_pid() is not None:
             await asyncio.to_thread(_order, shim.control, b"2 0 0\n")
-
-    def _made(self, directory: Path) -> bool:
-        """Whether this sandbox is on this runtime, and not on another that shares the directory."""
-        try:
-            return (directory / "runtime").read_text() == self.runtime
-        except FileNotFoundError:  # from before several runtimes were used at once
-            return True
 
     def _shim(self, id: str) -> Shim:
         return Shim(id, self._sandboxes / id)
@@ -426,20 +418,4 @@ def _order(fifo: Path, line: bytes) -> None:
     try:
         os.write(descriptor, line)
     finally:
-        os.close(descriptor)
-
-
-async def _gone(pid: int) -> None:
-    """Return once the process has ended, whoever its parent is."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    loop.add_reader(descriptor, ended.set)
-    try:
-        await ended.wait()
-    finally:
-        loop.remove_reader(descriptor)
         os.close(descriptor)

@@ -1,0 +1,150 @@
+"""The guest's network card, joined to the Machine's link.
+
+Outside its namespace nothing changes: the same routed pair of links, the same firewall, which matches a source address
+against the link that it comes from. Inside, a bridge without an address joins the namespace's end with a tap, and the
+guest has the addresses. The bridge learns nothing, so a guest that invents senders fills no table of the host.
+
+    host  cfm1a ═══ eth0 ─ br0 ─ tap0 ═══ guest's eth0
+                    └── the Machine's namespace ──┘
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import struct
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from caddisfly.host.drivers.microvm.config import Addresses
+from caddisfly.host.drivers.microvm.vmm import Tap
+from caddisfly.host.network import namespace
+from caddisfly.host.network.network import BRIDGE
+from caddisfly.model.errors import Internal, Unavailable
+
+TAP = "tap0"
+_LINK = "eth0"
+_TUNSETIFF, _TUNSETPERSIST, _TUNSETOWNER = 0x400454CA, 0x400454CB, 0x400454CC
+_IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x2, 0x1000, 0x4000
+_TIMEOUT_S = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What a guest is to be given."""
+
+    tap: Tap
+    addresses: Addresses
+
+
+def join(netns: Path, *, id: str, notes: Path) -> Card:
+    """Prepare a namespace that `Network` has made; may be repeated. Blocks.
+
+    What the link had is in `notes` before it is taken off, so that a second try knows it.
+    """
+    mac, own = _addresses_of(id)
+    try:
+        found = namespace.inside(netns, lambda: _join(notes, own))
+        addresses = Addresses(**found["addresses"])
+        # Asked before the guest is up, the host would wait for a second until it asks again.
+        host = socket.if_indextoname(found["peer"])
+        _ip(*(f"neigh replace {ip} lladdr {mac} dev {host} nud permanent" for ip in (addresses.ipv4, addresses.ipv6)))
+    except (OSError, subprocess.SubprocessError, KeyError, ValueError, StopIteration) as error:
+        raise Unavailable("a microVM cannot be connected", why=str(error), next="caddis doctor") from error
+    return Card(Tap(netns=netns, name=TAP, mac=mac, mtu=addresses.mtu), addresses)
+
+
+def open_tap(netns: Path, name: str = TAP) -> int:
+    """A descriptor of the tap, which is there as long as somebody has it. Blocks."""
+
+    def run() -> int:
+        descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR
+            fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
+            _ip(f"link set {name} master {BRIDGE} up", f"link set {name} type bridge_slave learning off")
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    try:
+        return namespace.inside(netns, run)
+    except OSError as error:
+        raise Unavailable("a microVM's network card cannot be made", why=str(error), next="caddis doctor") from error
+
+
+def lend_tap(netns: Path, name: str, uid: int) -> None:
+    """Make the tap stay, and let this user open it. It goes with its namespace. Blocks."""
+    descriptor = open_tap(netns, name)
+    try:
+        fcntl.ioctl(descriptor, _TUNSETOWNER, uid)
+        fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
+    except OSError as error:
+        raise Unavailable("a microVM's network card cannot be lent", why=str(error), next="caddis doctor") from error
+    finally:
+        os.close(descriptor)
+
+
+def _join(notes: Path, mac: str) -> dict[str, Any]:
+    joined = Path(f"/proc/sys/net/ipv4/conf/{BRIDGE}").exists()
+    if notes.exists() and (joined or not _has_addresses()):
+        found: dict[str, Any] = json.loads(notes.read_text())
+    else:  # also of a namespace that was made anew for what is resumed after a reboot
+        found = _found()
+        notes.write_text(json.dumps(found))
+    if not joined:
+        for name in ("all", "default"):
+            Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
+        _ip(
+            f"addr flush dev {_LINK}",
+            f"link add {BRIDGE} address {mac} type bridge stp_state 0 mcast_snooping 0",
+            # A bridge keeps for itself what is sent to the address of one of its own ends.
+            f"link set {_LINK} address {mac} master {BRIDGE}",
+            f"link set {_LINK} type bridge_slave learning off",
+            f"link set {BRIDGE} up",
+        )
+    return found
+
+
+def _has_addresses() -> bool:
+    (link,) = _asked("address", "show", "dev", _LINK)
+    return any(entry["scope"] == "global" for entry in link["addr_info"])
+
+
+def _found() -> dict[str, Any]:
+    """What the link has before it is joined."""
+    (link,) = _asked("address", "show", "dev", _LINK)
+    own = {entry["family"]: entry["local"] for entry in link["addr_info"] if entry["scope"] == "global"}
+    via = {
+        family: next(route["gateway"] for route in _asked(option, "route", "show", "default"))
+        for family, option in (("inet", "-4"), ("inet6", "-6"))
+    }
+    addresses = Addresses(
+        ipv4=own["inet"], ipv6=own["inet6"], gateway4=via["inet"], gateway6=via["inet6"], mtu=link["mtu"]
+    )
+    return {"addresses": asdict(addresses), "peer": link["link_index"]}
+
+
+def _addresses_of(id: str) -> tuple[str, str]:
+    """Hardware addresses: the guest's, and that of the bridge's own end."""
+    digest = hashlib.sha256(id.encode()).digest()
+    first, second = (":".join(f"{byte:02x}" for byte in (0x02, *digest[at : at + 5])) for at in (0, 5))
+    return first, second
+
+
+def _asked(*arguments: str) -> Any:
+    done = subprocess.run(["ip", "-j", *arguments], capture_output=True, check=True, timeout=_TIMEOUT_S)
+    return json.loads(done.stdout)
+
+
+def _ip(*lines: str) -> None:
+    batch = "\n".join((*lines, "")).encode()
+    done = subprocess.run(["ip", "-batch", "-"], input=batch, capture_output=True, check=False, timeout=_TIMEOUT_S)
+    if done.returncode:
+        raise Internal("a microVM cannot be connected", why=done.stderr.decode(errors="replace").strip()[-500:])

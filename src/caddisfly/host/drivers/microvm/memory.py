@@ -1,0 +1,75 @@
+"""What a suspended microVM had in memory, in one compressed file.
+
+    <directory>/memory.zst    the VMM's own stream: memory, and the state of processors and devices
+    <directory>/link.json     what its link had before the guest took it over
+
+The stream is compressed on its way: zstd's fastest makes a third of it, and the disk is what takes time. The programs
+that do it are processes of their own, as the VMM is: an agent that dies leaves them to their end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from caddisfly.host.drivers.driver import Unusable
+from caddisfly.host.drivers.microvm.vmm import Vmm
+from caddisfly.model.errors import Unavailable
+
+FILE = "memory.zst"
+_LINK = "link.json"
+_TIMEOUT_S = 300.0
+
+
+async def save(vmm: Vmm, machine: Path, directory: Path) -> None:
+    """Write it, with the guest standing still from then on. Raises `Unavailable`, and it still stands still."""
+    target = directory / FILE
+    target.unlink(missing_ok=True)
+    reader, writer = os.pipe()
+    try:
+        packing = await asyncio.create_subprocess_exec(
+            "zstd", "-q", "-1", "-T0", "-o", str(target), stdin=reader, stderr=asyncio.subprocess.PIPE
+        )
+    except FileNotFoundError as error:
+        os.close(writer)
+        raise Unavailable("zstd is not installed", next="apt-get install zstd") from error
+    finally:
+        os.close(reader)
+    try:
+        await vmm.save(machine, writer)
+    finally:
+        os.close(writer)
+        async with asyncio.timeout(_TIMEOUT_S):
+            _, said = await packing.communicate()
+    if packing.returncode:
+        why = said.decode(errors="replace").strip()[-300:]
+        raise Unavailable("the memory of the microVM cannot be written", why=why)
+    target.chmod(0o600)
+    if (machine / _LINK).exists():
+        shutil.copyfile(machine / _LINK, directory / _LINK)
+
+
+@asynccontextmanager
+async def opened(directory: Path, machine: Path) -> AsyncIterator[Path]:
+    """Where the stream can be read, once. Raises `Unusable` when there is none."""
+    if not (directory / FILE).exists():
+        raise Unusable("its memory is gone", why=f"there is no {FILE}")
+    machine.mkdir(exist_ok=True)
+    if (directory / _LINK).exists():
+        shutil.copyfile(directory / _LINK, machine / _LINK)
+    reader, writer = os.pipe()
+    try:
+        unpacking = await asyncio.create_subprocess_exec(
+            "zstd", "-q", "-d", "-c", str(directory / FILE), stdout=writer, stderr=asyncio.subprocess.DEVNULL
+        )
+    finally:
+        os.close(writer)
+    try:
+        yield Path(f"/proc/self/fd/{reader}")
+    finally:
+        os.close(reader)
+        await unpacking.wait()

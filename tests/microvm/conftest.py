@@ -1,0 +1,42 @@
+"""A real host whose Machines are virtual machines. One agent for all tests: without KVM a boot takes seconds."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import NatsServer, eventually
+from tests.host.conftest import RunningAgent, Watcher, busybox, running_agent, shared_nats, watcher
+from tests.leaks import traces
+
+__all__ = ["busybox", "shared_nats", "watcher"]
+
+BOOT_S = 60.0
+
+
+@pytest.fixture(scope="package")
+def shared_host(shared_nats: NatsServer, busybox: Path) -> Iterator[RunningAgent]:
+    before = traces()
+    with running_agent(shared_nats, busybox, isolation="microvm") as agent:
+        yield agent
+    left = traces() - before
+    assert not left, "\n".join(sorted(left))
+
+
+@pytest.fixture
+async def host(shared_host: RunningAgent) -> AsyncIterator[RunningAgent]:
+    before = traces()
+    yield shared_host
+    if shared_host.process is None or shared_host.process.poll() is not None:
+        await shared_host.restarted()
+    await shared_host.clear()
+    await eventually(lambda: not traces() - before, timeout_s=10)
+
+
+def vmm_of(host: RunningAgent, run_id: str) -> int:
+    return int((host.settings.run_dir / "microvms" / run_id / "pid").read_text())
+
+
+Watch = Watcher

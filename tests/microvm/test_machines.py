@@ -1,0 +1,127 @@
+"""Machines as virtual machines, through the agent: what the containers do, these do too."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from caddisfly.bus import contract
+from caddisfly.model.errors import Problem
+from caddisfly.model.machine import Machine
+from tests.conftest import eventually
+from tests.host.conftest import RunningAgent, Watcher, alive
+from tests.host.paths import assert_path
+from tests.microvm.conftest import BOOT_S, vmm_of
+
+SERVE = "mkdir -p /tmp/www && echo -n hello > /tmp/www/index.html && exec httpd -f -p '[::]:8080' -h /tmp/www"
+
+
+async def page(machine: Machine) -> bytes:
+    reader, writer = await asyncio.open_connection(machine.ipv4, 8080)
+    writer.write(b"GET /index.html HTTP/1.0\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+async def serves(machine: Machine) -> bool:
+    try:
+        return b"hello" in await page(machine)
+    except OSError:
+        return False
+
+
+def exit_of(machine: Machine) -> dict[str, object]:
+    event = machine.newest("exit")
+    assert event is not None
+    assert event.request is not None
+    found: dict[str, object] = event.request["exit_event"]
+    return found
+
+
+async def test_it_has_a_kernel_of_its_own_serves_and_ends_as_told(host: RunningAgent, watcher: Watcher) -> None:
+    made = await host.create(
+        f"trap 'exit 7' TERM; ({SERVE}) & wait",
+        env={"GREETING": "it's $HOME"},
+        stop_config={"signal": "SIGTERM"},
+        files=[{"guest_path": "/etc/motd", "raw_value": "aGVsbG8="}],
+        restart={"policy": "no"},
+    )
+    machine = await watcher.until(made, "started", timeout_s=BOOT_S)
+    assert (machine.isolation, machine.driver) == ("microvm", "microvm/qemu")
+    await eventually(lambda: serves(machine), timeout_s=BOOT_S)
+    asked = await host.shell(
+        machine,
+        "cat /proc/version; echo $GREETING; cat /etc/motd; hostname; grep -c x /proc/mounts; id -u",
+        timeout_s=60,
+    )
+    assert os.uname().release not in asked.stdout
+    for said in ("cloud-amd64" if os.uname().machine == "x86_64" else "cloud-arm64", "it's $HOME", "hello", made.id):
+        assert said in asked.stdout
+    assert_path(machine)
+    vmm = vmm_of(host, machine.run_id)
+    status = Path(f"/proc/{vmm}/status").read_text()
+    assert "Uid:\t0\t" not in status
+    assert "CapEff:\t0000000000000000" in status
+    assert "Seccomp:\t2" in status
+    await host.ask(contract.STOP_MACHINE, contract.StopMachine(machine_id=machine.id, timeout_s=10))
+    stopped = await watcher.until(machine, "stopped", timeout_s=BOOT_S)
+    assert exit_of(stopped)["exit_code"] == 7
+    assert not alive(vmm)
+
+
+async def test_an_agent_that_is_killed_finds_it_again(host: RunningAgent, watcher: Watcher) -> None:
+    machine = await watcher.until(await host.create(SERVE), "started", timeout_s=BOOT_S)
+    await eventually(lambda: serves(machine), timeout_s=BOOT_S)
+    vmm = vmm_of(host, machine.run_id)
+    host.kill()
+    assert await serves(machine), "it does not notice"
+    await host.restarted()
+    after = await watcher.until(machine, "started")
+    assert (after.run_id, vmm_of(host, after.run_id)) == (machine.run_id, vmm)
+    assert (await host.shell(machine, "echo alive", timeout_s=60)).stdout == "alive\n"
+
+
+async def test_a_vmm_that_is_killed_is_a_crash_and_its_policy_applies(host: RunningAgent, watcher: Watcher) -> None:
+    machine = await watcher.until(
+        await host.create("i=0; while :; do i=$((i+1)); echo $i > /tmp/n; sync; done", restart={"policy": "always"}),
+        "started",
+        timeout_s=BOOT_S,
+    )
+    os.kill(vmm_of(host, machine.run_id), signal.SIGKILL)
+    again = await watcher.until(
+        machine, lambda now: now.state == "started" and now.run_id != machine.run_id, timeout_s=BOOT_S
+    )
+    assert "ended by signal 9" in str(exit_of(again)["error"])
+    assert (await host.shell(again, "cat /tmp/n >/dev/null && echo clean", timeout_s=60)).exit_code in (0, 1)
+
+
+async def test_a_kernel_that_panics_says_so(host: RunningAgent, watcher: Watcher) -> None:
+    machine = await watcher.until(
+        await host.create("sleep 1000", restart={"policy": "no"}, init={"exec": ["/bin/sh", "-c", "sleep 1000"]}),
+        "started",
+        timeout_s=BOOT_S,
+    )
+    with pytest.raises(Problem):
+        await host.shell(machine, "echo c > /proc/sysrq-trigger", timeout_s=30)
+    stopped = await watcher.until(machine, "stopped", timeout_s=BOOT_S)
+    assert "kernel panic" in str(exit_of(stopped)["error"])
+
+
+async def test_what_it_prints_is_in_its_log(host: RunningAgent, watcher: Watcher) -> None:
+    machine = await watcher.until(
+        await host.create("echo to out; echo to err >&2; exit 3", restart={"policy": "no"}), "stopped", timeout_s=BOOT_S
+    )
+    assert exit_of(machine)["exit_code"] == 3
+    log = (host.settings.data_dir / "logs" / machine.id / "current.log").read_text()
+    assert " stdout F to out" in log
+    assert " stderr F to err" in log
+
+
+async def test_several_programs_are_refused_in_words(host: RunningAgent) -> None:
+    with pytest.raises(Problem, match="a microVM runs one program"):
+        await host.create("true", processes=[{"cmd": ["a"]}, {"cmd": ["b"]}])
