@@ -64,7 +64,7 @@ def settings(nats: NatsServer, tmp_path: Path) -> ControlSettings:
         host_silence_s=2,
         apps_reload_s=0.3,
         log_hold_s=0.2,
-        database_timeout_s=2,
+        database_timeout_s=5,
         secrets_key=SecretStr(new_key()),
     )
 

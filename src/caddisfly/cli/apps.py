@@ -30,7 +30,23 @@ def build() -> typer.Typer:
     app.command("open")(opening.open_)
     for command in (fleet.restart, fleet.suspend, fleet.resume):
         app.command()(command)
+    app.command()(move)
     return app
+
+
+def move(
+    name: Annotated[str, typer.Argument(metavar="APP")],
+    org: Annotated[str, typer.Option("--org", "-o", help="The organization to move it to.")] = "",
+) -> None:
+    """Move an app to another organization. Not there yet: says what to do instead."""
+    from caddisfly.model.errors import Unimplemented
+
+    raise Unimplemented(
+        f"{name} cannot be moved" + (f" to {org}" if org else ""),
+        why="its Machines would need addresses in the other organization's network, and none may be in both",
+        next="caddis launch --org ORG --name NEW-NAME in its folder makes it anew there; then caddis apps destroy "
+        + name,
+    )
 
 
 def list_(org: Org = "personal", json: AsJson = False) -> None:
