@@ -52,6 +52,11 @@ async def test_a_memory_never_goes_back(agent: RunningAgent, watcher: Watcher) -
 
 async def test_files_processes_addresses_and_the_clock_are_as_they_were(agent: RunningAgent, watcher: Watcher) -> None:
     machine = await watcher.until(await agent.create(f"echo kept > /root-file; ({_COUNTS}) & wait"), "started")
+
+    async def written() -> bool:
+        return (await agent.shell(machine, "cat /root-file")).stdout == "kept\n"
+
+    await eventually(written)
     await suspend(agent, machine)
     await watcher.until(machine, "suspended")
     await start(agent, machine)
