@@ -16,6 +16,8 @@ from caddisfly.host.images.blobs import BlobStore, Draft
 from caddisfly.host.images.durable import sync_directory
 from caddisfly.host.registry.layout import Layout
 
+_TRIES = 20
+
 
 class Content:
     """Every method blocks. `lock` is held wherever a link may come or go, by repositories, too."""
@@ -91,6 +93,15 @@ class Content:
     @staticmethod
     def _link(source: Path, into: Path) -> None:
         os.utime(source)
-        with suppress(FileExistsError):
-            os.link(source, into)
+        for attempt in range(_TRIES):
+            try:
+                os.link(source, into)
+            except FileExistsError:
+                break
+            except FileNotFoundError:
+                # Another upload of the same content took this name over in that moment: what had it can't be linked.
+                if attempt == _TRIES - 1:
+                    raise
+            else:
+                break
         sync_directory(into.parent)
