@@ -60,6 +60,6 @@ def test_an_unknown_part_is_a_mistake_of_the_caller() -> None:
     command = [sys.executable, "-m", "caddisfly", "bench", "speed"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, "NO_COLOR": "1"})
     assert ended.returncode == 2
-    assert "'speed' is none of create, wake, edge, memory, push, api, builds, many, dev, images" in " ".join(
+    assert "'speed' is none of create, wake, edge, memory, push, api, builds, deploys, many, dev, images" in " ".join(
         ended.stderr.split()
     )

@@ -18,7 +18,7 @@ from tests.simulation import planted, runner
 from tests.simulation.loop import Process, SimLoop
 
 _SEEDS, _OPERATIONS = 2000, 200
-_FOUND_WITHIN = 100
+_FOUND_WITHIN = 600
 _ROOT = Path(__file__).parents[2]
 
 
