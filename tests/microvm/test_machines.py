@@ -62,6 +62,11 @@ async def test_it_has_a_kernel_of_its_own_serves_and_ends_as_told(host: RunningA
     assert os.uname().release not in asked.stdout
     for said in ("cloud-amd64" if os.uname().machine == "x86_64" else "cloud-arm64", "it's $HOME", "hello", made.id):
         assert said in asked.stdout
+    listed = (await host.ask(contract.LIST_PROCESSES, contract.MachineCall(machine_id=machine.id))).processes
+    assert {one["command"].split(" ")[0] for one in listed} == {"/bin/sh", "httpd"}, "the Machine's, and none of ours"
+    server = next(one for one in listed if one["command"].startswith("httpd"))
+    assert server["listen_sockets"] == [{"proto": "tcp", "address": "[::]:8080"}]
+    assert (server["directory"], server["rss"] > 4096, server["rtime"] > 0) == ("/", True, True)
     assert_path(machine)
     vmm = vmm_of(host, machine.run_id)
     status = Path(f"/proc/{vmm}/status").read_text()

@@ -477,7 +477,7 @@ SHOW_MEMORY = Method("machine.memory.show", MachineCall, MemoryReply, 10)
 SET_MEMORY = Method("machine.memory.set", SetMemory, MemoryReply, 10)
 RECLAIM_MEMORY = Method("machine.memory.reclaim", ReclaimMemory, Reclaimed, 30)
 LIST_VERSIONS = Method("machine.versions", MachineCall, VersionList, 10)
-LIST_PROCESSES = Method("machine.processes", MachineCall, ProcessList, 10)
+LIST_PROCESSES = Method("machine.processes", MachineCall, ProcessList, 30)
 READ_LOGS = Method("machine.logs", ReadLogs, LogLines, 10)
 WAKE_MACHINE = Method("machine.wake", MachineCall, MachineReply, 30)
 """Starts a Machine if it needs starting and answers once it is `started`. Many callers share one start."""

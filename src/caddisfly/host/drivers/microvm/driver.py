@@ -38,7 +38,7 @@ from caddisfly.host.drivers.driver import (
     Stats,
     Unusable,
 )
-from caddisfly.host.drivers.microvm import config, holder, link, memory, status, witness
+from caddisfly.host.drivers.microvm import config, holder, link, memory, processes, status, witness
 from caddisfly.host.drivers.microvm.doorway import Authorities
 from caddisfly.host.drivers.microvm.exec import Entrance
 from caddisfly.host.drivers.microvm.holder import Holder
@@ -48,6 +48,7 @@ from caddisfly.host.drivers.microvm.vmm import GOING, Balloons, Drive, Launch, S
 from caddisfly.host.drivers.oci.cgroups import ControlGroups
 from caddisfly.host.drivers.oci.conmon import Shim, gone
 from caddisfly.host.images.rootfs import make_ext4
+from caddisfly.host.processes import Process
 from caddisfly.model.errors import DeadlineExceeded, FailedPrecondition, Internal, Problem, Unavailable, Unimplemented
 from caddisfly.model.machine import Exit, wall_ms
 
@@ -421,9 +422,11 @@ class MicrovmDriver:
         return replace(self._groups.stats(id), oom_kills=int(oom))
 
     async def processes(self, id: str) -> frozenset[int]:
-        raise Unimplemented(
-            "the processes of this machine cannot be listed", why="its own kernel keeps them", next="exec ps"
-        )
+        raise Unimplemented("a microVM's processes have no numbers of the host", why="its own kernel keeps them")
+
+    async def list_processes(self, id: str) -> list[Process]:
+        self._running(id)
+        return await processes.look(self._entrance(id))
 
     async def recover(self, id: str) -> Running | Ended | None:
         shim = self._shim(id)
