@@ -27,10 +27,8 @@ from caddisfly.host.drivers.driver import (
     Attach,
     Command,
     CommandResult,
-    Drives,
     Ended,
     Fingerprint,
-    Limits,
     NotSuspended,
     Running,
     Sandbox,
@@ -38,12 +36,13 @@ from caddisfly.host.drivers.driver import (
     Stats,
     Unusable,
 )
-from caddisfly.host.drivers.microvm import config, holder, link, memory, processes, status, witness
+from caddisfly.host.drivers.microvm import config, holder, link, memory, probe, processes, status, witness
 from caddisfly.host.drivers.microvm.doorway import Authorities
 from caddisfly.host.drivers.microvm.exec import Entrance
 from caddisfly.host.drivers.microvm.holder import Holder
 from caddisfly.host.drivers.microvm.kernel import GUEST
 from caddisfly.host.drivers.microvm.parts import Parts
+from caddisfly.host.drivers.microvm.passage import Passages
 from caddisfly.host.drivers.microvm.vmm import GOING, Balloons, Drive, Launch, Spec, Vmm
 from caddisfly.host.drivers.oci.cgroups import ControlGroups
 from caddisfly.host.drivers.oci.conmon import Shim, gone
@@ -94,6 +93,7 @@ class MicrovmDriver:
         self._holder = Holder.install(vmm.name, directory=run_dir)
         self._authorities = Authorities(data_dir / "authorities")
         self._entrances: dict[str, Entrance] = {}
+        self._passages = Passages(self._authorities)
         self._needed: set[str] = set()
         """Sandboxes that were to be suspended, when somebody came who needs them."""
         self.name = f"microvm/{vmm.name}"
@@ -109,7 +109,7 @@ class MicrovmDriver:
             build = f"{self._vmm.build} {parts.key}"
             if not (self._proved.exists() and self._proved.read_text() == build):
                 with tempfile.TemporaryDirectory(prefix="probe-", dir=self._data) as directory:
-                    ended = await self._try(_probe(id, Path(directory), parts.probe))
+                    ended = await self._try(probe.sandbox(id, Path(directory), parts.probe))
                 if ended.exit_code != 0:
                     return replace(found, works=False, reason=f"a probe ended with {ended.exit_code} {ended.error}")
                 self._proved.write_text(build)
@@ -144,6 +144,7 @@ class MicrovmDriver:
         sandbox.log.parent.mkdir(parents=True, exist_ok=True)
         try:
             spec = replace(await asyncio.to_thread(self._prepare, sandbox), saved=saved)
+            await self._passages.open(sandbox.id, shim.directory)
             launch = await self._vmm.launch(spec)
             try:
                 holder.prepare(shim.bundle, launch.argv)
@@ -241,6 +242,7 @@ class MicrovmDriver:
             sandbox,
             addresses=card.addresses if card else None,
             doorway=self._authorities.files(sandbox.organization),
+            socket=self._passages.plan(sandbox, directory) if card else None,
         )
         drives = [
             Drive(role="image", path=sandbox.drives.image),
@@ -412,6 +414,7 @@ class MicrovmDriver:
         """Let go of all guests, as the end of this process would."""
         for id in list(self._entrances):
             await self._leave(id)
+        await self._passages.close()
 
     async def _leave(self, id: str) -> None:
         if entrance := self._entrances.pop(id, None):
@@ -438,11 +441,13 @@ class MicrovmDriver:
             return None
         if shim.exit_code() is not None or shim.own_pid() is None:
             return Ended(await self._ended(shim))
+        await self._passages.open(id, shim.directory)
         return Running(pid)
 
     async def destroy(self, id: str) -> None:
         shim = self._shim(id)
         await self._leave(id)
+        await self._passages.shut(id)
         await self.kill(id)
         pid = shim.own_pid()
         if pid is not None:
@@ -470,25 +475,6 @@ class MicrovmDriver:
 
     def _shim(self, id: str) -> Shim:
         return Shim(id, self._machines / id)
-
-
-def _probe(id: str, directory: Path, image: Path) -> Sandbox:
-    return Sandbox(
-        id=id,
-        root=directory,
-        argv=("/bin/busybox", "true"),
-        env=("PATH=/bin",),
-        cwd="/",
-        uid=65534,
-        gid=65534,
-        gids=(),
-        hostname="probe",
-        netns=None,
-        binds=(),
-        limits=Limits(cores=1.0, weight=100, memory_mb=128, pids=64),
-        log=directory / "log",
-        drives=Drives(image=image, scratch=directory / "scratch.ext4"),
-    )
 
 
 def _uid(id: str) -> int:
