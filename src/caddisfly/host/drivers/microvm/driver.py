@@ -2,7 +2,7 @@
 
 Everything it knows of a sandbox is in one directory on a file system that a reboot empties:
 
-    <run_dir>/microvms/<id>/   config  status  link.json  command  pid  conmon.pid  exit/<id>  started  killed
+    <run_dir>/microvms/<id>/   config  status  command  pid  conmon.pid  exit/<id>  started  killed
 
 and what the VMM adds. `started` is written once the guest has said that its program runs. How that ended is on the
 status drive; that its VMM ended otherwise is what conmon saw.
@@ -213,7 +213,7 @@ class MicrovmDriver:
         if isinstance(found, Running):
             return found
         machine = self._machines / sandbox.id
-        async with memory.opened(directory, machine) as saved:
+        async with memory.opened(directory) as saved:
             try:
                 running = await self._begin(sandbox, saved)
             except (Unavailable, Internal) as problem:
@@ -232,7 +232,7 @@ class MicrovmDriver:
             raise Internal("a microVM was given no drives")
         directory = self._machines / sandbox.id
         parts = Parts.ready(self._data / "parts", guest=self._guest)
-        card = link.join(sandbox.netns, id=sandbox.id, notes=directory / "link.json") if sandbox.netns else None
+        card = link.join(sandbox.netns, id=sandbox.id) if sandbox.netns else None
         status.prepare(directory / "status")
         (directory / "organization").write_text(sandbox.organization)
         config.write(
