@@ -2,7 +2,7 @@
 
 Everything it knows of a sandbox is in one directory on a file system that a reboot empties:
 
-    <run_dir>/microvms/<id>/   config  status  link.json  command  pid  conmon.pid  exit/<id>  started  killed
+    <run_dir>/microvms/<id>/   config  status  command  pid  conmon.pid  exit/<id>  started  killed
 
 and what the VMM adds. `started` is written once the guest has said that its program runs. How that ended is on the
 status drive; that its VMM ended otherwise is what conmon saw.
@@ -13,11 +13,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import secrets
 import shutil
 import signal
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -43,13 +41,13 @@ from caddisfly.host.drivers.microvm.holder import Holder
 from caddisfly.host.drivers.microvm.kernel import GUEST
 from caddisfly.host.drivers.microvm.parts import Parts
 from caddisfly.host.drivers.microvm.passage import Passages
-from caddisfly.host.drivers.microvm.vmm import GOING, Balloons, Drive, Launch, Spec, Vmm
+from caddisfly.host.drivers.microvm.templates import Templates
+from caddisfly.host.drivers.microvm.vmm import GOING, Balloons, Drive, Launch, Spec, Vmm, user_of
 from caddisfly.host.drivers.oci.cgroups import ControlGroups
 from caddisfly.host.drivers.oci.conmon import Shim, gone
-from caddisfly.host.images.rootfs import make_ext4
 from caddisfly.host.processes import Process
 from caddisfly.model.errors import DeadlineExceeded, FailedPrecondition, Internal, Problem, Unavailable, Unimplemented
-from caddisfly.model.machine import Exit, wall_ms
+from caddisfly.model.machine import Exit
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +55,6 @@ ABILITIES = frozenset({"programs", "pause", "suspend"})
 _OVERHEAD_MB = 192
 """What a VMM needs beside its guest's memory: QEMU's translated code is 64 of it."""
 _VMM_PIDS = 64
-_UIDS = 2_000_000_000
-"""Users of VMMs begin here: beyond what distributions, directories and user namespaces give out."""
-_UID_COUNT = 100_000_000
 _LOOK_S = 0.02
 _FREEZE_LOOK_S = 0.002
 _BALLOON_S, _FORGET_S = 10.0, 2.5
@@ -92,6 +87,7 @@ class MicrovmDriver:
         self._vmm, self._groups, self._guest, self._boot_timeout_s = vmm, groups, guest, boot_timeout_s
         self._holder = Holder.install(vmm.name, directory=run_dir)
         self._authorities = Authorities(data_dir / "authorities")
+        self._templates = Templates(data_dir / "templates", vmm)
         self._entrances: dict[str, Entrance] = {}
         self._passages = Passages(self._authorities)
         self._needed: set[str] = set()
@@ -103,28 +99,17 @@ class MicrovmDriver:
         found = await self._vmm.fingerprint()
         if not found.works:
             return found
-        id = f"probe-{os.getpid():07d}-{wall_ms() % 1_000_000:06d}"
         try:
             parts = await asyncio.to_thread(Parts.ready, self._data / "parts", guest=self._guest)
             build = f"{self._vmm.build} {parts.key}"
             if not (self._proved.exists() and self._proved.read_text() == build):
-                with tempfile.TemporaryDirectory(prefix="probe-", dir=self._data) as directory:
-                    ended = await self._try(probe.sandbox(id, Path(directory), parts.probe))
+                ended = await probe.run(self, parts.probe, directory=self._data, timeout_s=self._boot_timeout_s)
                 if ended.exit_code != 0:
                     return replace(found, works=False, reason=f"a probe ended with {ended.exit_code} {ended.error}")
                 self._proved.write_text(build)
         except (Problem, OSError, TimeoutError) as problem:
             return replace(found, works=False, reason=str(problem) or "no answer in time")
         return replace(found, abilities=ABILITIES | found.abilities)
-
-    async def _try(self, sandbox: Sandbox) -> Exit:
-        assert sandbox.drives is not None
-        await asyncio.to_thread(make_ext4, sandbox.drives.scratch, size_mb=16)
-        try:
-            await self.start(sandbox)
-            return await asyncio.wait_for(self.wait(sandbox.id), self._boot_timeout_s)
-        finally:
-            await self.destroy(sandbox.id)
 
     def expect(self) -> None:
         """A boot takes so long that nothing is worth getting ready for it."""
@@ -139,44 +124,58 @@ class MicrovmDriver:
             raise FailedPrecondition(
                 "a microVM runs one program", why="this machine has several", next="run it as containers"
             )
-        shim = self._shim(sandbox.id)
-        shim.directory.mkdir(exist_ok=True)
+        (self._machines / sandbox.id).mkdir(exist_ok=True)
         sandbox.log.parent.mkdir(parents=True, exist_ok=True)
+        template = None
         try:
             spec = replace(await asyncio.to_thread(self._prepare, sandbox), saved=saved)
-            await self._passages.open(sandbox.id, shim.directory)
-            launch = await self._vmm.launch(spec)
-            try:
-                holder.prepare(shim.bundle, launch.argv)
-                limits = replace(
-                    sandbox.limits,
-                    memory_mb=sandbox.limits.memory_mb + _OVERHEAD_MB,
-                    swap_mb=0,
-                    pids=_VMM_PIDS + sandbox.limits.pids,
-                )
-                began = sandbox.log.stat().st_size if sandbox.log.exists() else 0
-                (shim.directory / "log").write_text(f"{began} {sandbox.log}")
-                pid = await shim.create(
-                    self._holder,
-                    replace(sandbox, tty=False),
-                    groups=self._groups.enclose(sandbox.id, limits),
-                    timeout_s=self._boot_timeout_s,
-                    descriptors=launch.descriptors,
-                )
-                for descriptor in launch.descriptors:
-                    os.close(descriptor)
-                launch = replace(launch, descriptors=())
-                await self._vmm.boot(spec)
-                if saved is None:
-                    await self._program_started(shim, launch)
-            finally:
-                for descriptor in (*launch.descriptors, *filter(None, [launch.errors])):
-                    os.close(descriptor)
+            await self._passages.open(sandbox.id, self._machines / sandbox.id)
+            if saved is None:
+                template = self._templates.find(spec, sandbox.organization)
+                halts = template is None and self._templates.wanted(spec, sandbox.organization)
+                spec = replace(spec, template=template, halts=halts)
+            return await self._boot(sandbox, spec)
         except BaseException as error:
             await self.destroy(sandbox.id)
+            if template is not None and isinstance(error, OSError | Problem) and not isinstance(error, _Refused):
+                log.warning("microvm.template_dropped", extra={"sandbox": sandbox.id, "reason": str(error)})
+                self._templates.drop(template)
+                return await self._begin(sandbox)
             if isinstance(error, OSError):
                 raise Unavailable("a microVM cannot be started", why=str(error)) from error
             raise
+
+    async def _boot(self, sandbox: Sandbox, spec: Spec) -> Running:
+        shim = self._shim(sandbox.id)
+        launch = await self._vmm.launch(spec)
+        try:
+            holder.prepare(shim.bundle, launch.argv)
+            limits = replace(
+                sandbox.limits,
+                memory_mb=sandbox.limits.memory_mb + _OVERHEAD_MB,
+                swap_mb=0,
+                pids=_VMM_PIDS + sandbox.limits.pids,
+            )
+            began = sandbox.log.stat().st_size if sandbox.log.exists() else 0
+            (shim.directory / "log").write_text(f"{began} {sandbox.log}")
+            pid = await shim.create(
+                self._holder,
+                replace(sandbox, tty=False),
+                groups=self._groups.enclose(sandbox.id, limits),
+                timeout_s=self._boot_timeout_s,
+                descriptors=launch.descriptors,
+            )
+            for descriptor in launch.descriptors:
+                os.close(descriptor)
+            launch = replace(launch, descriptors=())
+            await self._vmm.boot(spec)
+            if spec.halts:
+                await self._templates.make(spec, sandbox.organization)
+            if spec.saved is None:
+                await self._program_started(shim, launch)
+        finally:
+            for descriptor in (*launch.descriptors, *filter(None, [launch.errors])):
+                os.close(descriptor)
         (shim.directory / "started").touch()
         return Running(pid)
 
@@ -215,7 +214,7 @@ class MicrovmDriver:
         if isinstance(found, Running):
             return found
         machine = self._machines / sandbox.id
-        async with memory.opened(directory, machine) as saved:
+        async with memory.opened(directory) as saved:
             try:
                 running = await self._begin(sandbox, saved)
             except (Unavailable, Internal) as problem:
@@ -234,7 +233,7 @@ class MicrovmDriver:
             raise Internal("a microVM was given no drives")
         directory = self._machines / sandbox.id
         parts = Parts.ready(self._data / "parts", guest=self._guest)
-        card = link.join(sandbox.netns, id=sandbox.id, notes=directory / "link.json") if sandbox.netns else None
+        card = link.join(sandbox.netns, id=sandbox.id) if sandbox.netns else None
         status.prepare(directory / "status")
         (directory / "organization").write_text(sandbox.organization)
         config.write(
@@ -242,6 +241,7 @@ class MicrovmDriver:
             sandbox,
             addresses=card.addresses if card else None,
             doorway=self._authorities.files(sandbox.organization),
+            mac=card.tap.mac if card else "",
             socket=self._passages.plan(sandbox, directory) if card else None,
         )
         drives = [
@@ -263,7 +263,7 @@ class MicrovmDriver:
             memory_mb=sandbox.limits.memory_mb,
             drives=tuple(drives),
             tap=card.tap if card else None,
-            uid=_uid(sandbox.id),
+            uid=user_of(sandbox.id),
             terminal=sandbox.tty,
         )
 
@@ -291,7 +291,7 @@ class MicrovmDriver:
                 f"a microVM did not come up within {self._boot_timeout_s:g} s", why=self._said(shim, launch)
             ) from error
         if found.failure:
-            raise Unavailable("a microVM could not start its program", why=found.failure)
+            raise _Refused("a microVM could not start its program", why=found.failure)
 
     def _said(self, shim: Shim, launch: Launch) -> str:
         """The last words of the guest's kernel, or of its VMM."""
@@ -477,11 +477,8 @@ class MicrovmDriver:
         return Shim(id, self._machines / id)
 
 
-def _uid(id: str) -> int:
-    """Of nobody else: an incarnation's number is never used twice on a host."""
-    digits = id.rpartition("-")[2]
-    number = int(digits, 16) if re.fullmatch(r"[0-9a-f]{1,8}", digits) else 0
-    return _UIDS + number % _UID_COUNT
+class _Refused(Unavailable):
+    """The guest came up, and says why it does not run its program."""
 
 
 def _not_booted(why: str) -> Problem:

@@ -18,6 +18,7 @@ only one way out. What the VMM itself has to say must go elsewhere: it is not th
 
 from __future__ import annotations
 
+import re
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,10 @@ from caddisfly.host.drivers.driver import Fingerprint
 
 GOING = "going"
 """A file in a machine's directory, made before what was saved is let go on: from then on it may have run."""
+
+_UIDS = 2_000_000_000
+"""Users of VMMs begin here: beyond what distributions, directories and user namespaces give out."""
+_UID_COUNT = 100_000_000
 
 Role = Literal["image", "tools", "config", "status", "scratch", "swap"]
 """What a drive is for. The guest is told on its command line which disk, vda first, has which role."""
@@ -73,6 +78,11 @@ class Spec:
     """Whether the guest's console is a terminal, with one output."""
     saved: Path | None = None
     """Go on from this state, written by `save`, in place of booting. All else is as it was then."""
+    template: Path | None = None
+    """Go on from this state of a guest that stood still as `halts` says, in place of booting. Only what makes up its
+    shape is as it was then (templates.py)."""
+    halts: bool = False
+    """The guest is to stand still once, just before it looks for its devices, for a `Clones` that asks for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,3 +142,24 @@ class Balloons(Protocol):
     async def set_memory(self, directory: Path, memory_mb: int) -> None:
         """Ask for it. The guest gives back what it can, in its own time, and `memory` says how far it has come."""
         ...
+
+
+@runtime_checkable
+class Clones(Protocol):
+    """Can let a guest go on from where another one stood before it had looked for its devices."""
+
+    @property
+    def clones(self) -> bool:
+        """Whether that was measured to be worth it and safe, on this kind of processor."""
+        ...
+
+    async def halted(self, directory: Path) -> None:
+        """Return once a guest that `halts` stands still; `resume` lets it go on. Raises `Unavailable`."""
+        ...
+
+
+def user_of(id: str) -> int:
+    """Whose process a sandbox's is. Nobody else's: an incarnation's number is never used twice on a host."""
+    digits = id.rpartition("-")[2]
+    number = int(digits, 16) if re.fullmatch(r"[0-9a-f]{1,8}", digits) else 0
+    return _UIDS + number % _UID_COUNT
