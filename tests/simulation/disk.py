@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caddisfly.host.drivers.driver import Sandbox
-from caddisfly.host.drivers.notes import State, encoded, plan_of
+from caddisfly.host.drivers.notes import State, encoded, not_written, plan_of
 from caddisfly.host.journal.journal import Contents, Stale, Write
 from caddisfly.host.journal.operation import Operation
 from caddisfly.model import states
@@ -139,7 +139,7 @@ class SimNotes:
     def keep(self, id: str, state: State) -> None:
         self._room()
         if id not in self._homes:
-            raise FileNotFoundError(id)
+            raise not_written(FileNotFoundError(id), Path(id))
         self._states[id] = state
 
     def state(self, id: str) -> State | None:
@@ -165,7 +165,7 @@ class SimNotes:
     def _room(self) -> None:
         """A host that is full is full everywhere."""
         if self._disk.full:
-            raise OSError(errno.ENOSPC, "no space left on device")
+            raise not_written(OSError(errno.ENOSPC, "no space left on device"), Path("/simulated/pods"))
 
 
 Work = Callable[[], Any]

@@ -26,7 +26,7 @@ from caddisfly.host.operations.engine import Engine
 from caddisfly.host.operations.steps import STEPS, await_exit
 from caddisfly.host.operations.work import Parts, Work
 from caddisfly.model import states
-from caddisfly.model.errors import Problem
+from caddisfly.model.errors import Problem, Unavailable
 from caddisfly.model.machine import Exit, Machine
 from tests.simulation.disk import SimJournal
 
@@ -394,7 +394,7 @@ def pod_begun_before_noted() -> list[Patch]:
     async def begin(self: Pod) -> None:
         try:
             await _BEGIN_POD(self)
-        except OSError:
+        except Unavailable:
             self.begun = all(part.running or part.member.after for part in self._parts)
             raise
 
