@@ -121,8 +121,9 @@ class Disk:
 class SimNotes:
     """Of all pods, in the memory of the host: there until it reboots. Read as another process does, through JSON."""
 
-    def __init__(self, disk: Disk) -> None:
-        self._disk = disk
+    def __init__(self, disk: Disk, *, before: Callable[[str], None] = lambda moment: None) -> None:
+        """`before` is told when it is about to be written that a pod has begun, or is to stop."""
+        self._disk, self._before = disk, before
         self._homes: set[str] = set()
         self._plans: dict[str, Sandbox] = {}
         self._states: dict[str, State] = {}
@@ -137,6 +138,11 @@ class SimNotes:
         return plan_of(json.loads(encoded(plan))) if plan is not None else None
 
     def keep(self, id: str, state: State) -> None:
+        old = self._states.get(id)
+        if state.stopping and not (old and old.stopping):
+            self._before("stopping")
+        elif state.begun and not (old and old.begun):
+            self._before("begun")
         self._room()
         if id not in self._homes:
             raise not_written(FileNotFoundError(id), Path(id))
@@ -188,7 +194,12 @@ class SimJournal:
         self._commit()
 
     async def write(self, change: Write) -> None:
-        await self._do(lambda: self._disk.write(change))
+        await self._do(lambda: self._written(change))
+
+    def _written(self, change: Write) -> None:
+        self._disk.write(change)
+        if change.end and change.machine.state == states.STARTED:
+            self._world.rooms.left_of(change.machine)
 
     async def progress(self, operation: Operation) -> None:
         await self._do(lambda: self._disk.progress(operation))
