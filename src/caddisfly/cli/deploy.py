@@ -304,12 +304,13 @@ def finish(outcome: Outcome, order: Order, *, json: bool) -> None:
 def _url(app: str, outcome: Outcome) -> str:
     """Where it is opened; empty when it is not, or nobody knows."""
     from caddisfly.cli import opening
+    from caddisfly.client import ApiError
 
-    with target.client() as client:
-        found = client.apps.get(app)
     try:
+        with target.client() as client:
+            found = client.apps.get(app)
         return opening.address(found, [dict(one) for one in outcome.machines])
-    except FailedPrecondition:
+    except (FailedPrecondition, ApiError):  # the deploy is done all the same
         return ""
 
 
