@@ -158,12 +158,11 @@ def firewall(bench: Bench, _: Settings) -> list[Check]:
     works = _outcome(
         "firewall", ran.code, ran.last_line, "nftables with sets, connection state, NAT", "install nftables"
     )
-    return [works, *_rules_of_machines()]
+    return [works, *rules_of_machines([name for _, name in socket.if_nameindex() if name.startswith(LINK_PREFIX)])]
 
 
-def _rules_of_machines() -> list[Check]:
+def rules_of_machines(links: list[str]) -> list[Check]:
     """Only where there are Machines: a firewall script may have taken the rules away while no agent ran."""
-    links = [name for _, name in socket.if_nameindex() if name.startswith(LINK_PREFIX)]
     if not links or shutil.which("nft") is None:
         return []
     ran = subprocess.run(["nft", "--terse", "list", "table", "inet", TABLE], capture_output=True, check=False)
