@@ -19,7 +19,7 @@ from tests.conftest import eventually
 from tests.host.conftest import RunningAgent, Watcher
 from tests.isolation.wire import Listener, inside, said
 
-Two = tuple[Machine, Machine, Machine]
+Three = tuple[Machine, Machine, Machine]
 
 
 def nft(text: str) -> None:
@@ -41,7 +41,7 @@ async def firewall(agent: RunningAgent) -> str:
 
 
 @pytest.fixture
-async def three(agent: RunningAgent, watcher: Watcher) -> Two:
+async def three(agent: RunningAgent, watcher: Watcher) -> Three:
     """Two of one network, and a stranger."""
     strange = agent.app.model_copy(
         update={"network_id": 9, "name": "strange", "id": "app0000000000009", "org_id": "org2", "org_slug": "rival"}
@@ -52,7 +52,7 @@ async def three(agent: RunningAgent, watcher: Watcher) -> Two:
 
 
 @pytest.fixture
-def listeners(three: Two) -> Iterator[tuple[Listener, Listener]]:
+def listeners(three: Three) -> Iterator[tuple[Listener, Listener]]:
     opened = tuple(Listener(namespace(machine), machine.ipv4) for machine in three[1:])
     yield opened[0], opened[1]
     for listener in opened:
@@ -69,7 +69,7 @@ def listeners(three: Two) -> Iterator[tuple[Listener, Listener]]:
     ],
 )
 async def test_rules_that_somebody_takes_away_come_back(
-    agent: RunningAgent, three: Two, listeners: tuple[Listener, Listener], command: str, reason: str
+    agent: RunningAgent, three: Three, listeners: tuple[Listener, Listener], command: str, reason: str
 ) -> None:
     a, b, stranger = three
     before = await firewall(agent)
@@ -88,7 +88,7 @@ async def _told_anew(agent: RunningAgent, before: str) -> bool:
 
 
 async def test_a_connection_from_meanwhile_does_not_outlive_their_return(
-    agent: RunningAgent, three: Two, listeners: tuple[Listener, Listener]
+    agent: RunningAgent, three: Three, listeners: tuple[Listener, Listener]
 ) -> None:
     a, _, stranger = three
     before = await firewall(agent)
@@ -124,10 +124,11 @@ def _forget_at_close(end: socket.socket) -> None:
     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
+@pytest.mark.parametrize("killed", [False, True])
 async def test_links_are_shut_while_the_rules_cannot_be_put_back(
-    agent: RunningAgent, three: Two, listeners: tuple[Listener, Listener]
+    agent: RunningAgent, three: Three, listeners: tuple[Listener, Listener], killed: bool
 ) -> None:
-    """A table that its maker owns can be changed by nobody else."""
+    """A table that its maker owns can be changed by nobody else. The next agent opens what one that died has shut."""
     a, b, stranger = three
     squatter = await asyncio.create_subprocess_exec("nft", "--interactive", stdin=asyncio.subprocess.PIPE)
     assert squatter.stdin is not None
@@ -137,9 +138,13 @@ async def test_links_are_shut_while_the_rules_cannot_be_put_back(
         await eventually(lambda: all(not _is_up(machine) for machine in three), timeout_s=5)
         assert "all links are shut" in await firewall(agent)
         assert not await reaches(a, listeners[1], stranger.ipv4)
+        if killed:
+            agent.kill()
     finally:
         squatter.stdin.close()
         await squatter.wait()
+    if killed:
+        await agent.restarted()
     await eventually(lambda: all(_is_up(machine) for machine in three), timeout_s=10)
     for to in (b.ipv4, b.private_ip):
         await eventually(lambda to=to: _heard(a, b, to), timeout_s=10)
