@@ -210,7 +210,8 @@ class Network:
 
     def _readmit(self, attachment: Attachment) -> None:
         self._firewall.plug(attachment.port)
-        self._route(attachment)  # an agent that died may have shut it
+        if attachment.link in _links():  # of one that is suspended it is gone after a reboot
+            self._route(attachment)  # an agent that died may have shut it
 
     def _must_be_open(self) -> None:
         if self._shut:
