@@ -107,9 +107,11 @@ def _own_ports() -> frozenset[int]:
             own = socket.socket(fileno=int(entry))
         except OSError:  # no socket, or gone by now
             continue
-        if (own.family, own.proto) == (socket.AF_NETLINK, NETFILTER):
-            found.add(own.getsockname()[0])
-        own.detach()
+        try:
+            if (own.family, own.proto) == (socket.AF_NETLINK, NETFILTER):
+                found.add(own.getsockname()[0])
+        finally:
+            own.detach()
     return frozenset(found)
 
 
