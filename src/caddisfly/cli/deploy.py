@@ -19,18 +19,6 @@ import typer
 
 import caddisfly
 from caddisfly.cli import build_flags, show, target
-from caddisfly.cli.build_flags import (
-    BuildArg,
-    BuildSecret,
-    BuildTarget,
-    Dockerfile,
-    Ignorefile,
-    Label,
-    LocalOnly,
-    NoCache,
-    Tag,
-    WarnSize,
-)
 from caddisfly.cli.config import Config, Lenient
 from caddisfly.cli.machine_flags import VmCpuKind, VmCpus, VmMemory, VmSize
 from caddisfly.cli.target import App, AsJson
@@ -77,6 +65,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", "--now", help="Do not ask.")]
 _T = TypeVar("_T")
 
 
+@build_flags.taken
 def deploy(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The folder. Default: this one.")] = Path("."),
     app: App = "",
@@ -93,20 +82,11 @@ def deploy(
     lenient: Lenient = False,
     plan: Annotated[bool, typer.Option("--plan", help="Show what would happen, and do nothing.")] = False,
     image: Annotated[str, typer.Option("--image", "-i", help="Deploy this image, build nothing.")] = "",
-    dockerfile: Dockerfile = "",
-    ignorefile: Ignorefile = "",
-    build_target: BuildTarget = "",
-    build_arg: BuildArg = None,
-    build_secret: BuildSecret = None,
-    label: Label = None,
-    tag: Tag = "",
-    no_cache: NoCache = False,
-    local_only: LocalOnly = False,
+    order: build_flags.Order = build_flags.UNSAID,
     remote_only: Annotated[
         bool, typer.Option("--remote-only", hidden=True, help="Build on the platform, as is the default.")
     ] = False,
     build_only: Annotated[bool, typer.Option("--build-only", help="Build, and stop there.")] = False,
-    build_context_warn_size: WarnSize = build_flags.WARN_SIZE,
     strategy: Strategy = "",
     max_unavailable: MaxUnavailable = None,
     wait_timeout: WaitTimeout = "",
@@ -141,10 +121,10 @@ def deploy(
     from caddisfly.launch.deploy.deployment import Order
     from caddisfly.launch.deploy.options import Options, Selection
 
-    if remote_only and local_only:
+    if remote_only and order.local_only:
         raise InvalidArgument("--remote-only and --local-only exclude each other")
     environment, variables = _environment(env)
-    toml, section, order_app = _config(directory, app, config, environment, lenient=lenient, app_name=app_name)
+    toml, section, name = _config(directory, app, config, environment, lenient=lenient, app_name=app_name)
     toml = with_flags(toml, variables, primary_region, strategy)
     options = Options(
         strategy=strategy or toml.deploy.strategy,
@@ -172,29 +152,17 @@ def deploy(
             without_machines=_words(exclude_machines),
         ),
     )
-    order = Order(app=order_app, config=toml, options=options, version=caddisfly.__version__)
-    build = build_flags.Order(
-        dockerfile=dockerfile,
-        ignorefile=ignorefile,
-        target=build_target,
-        args=build_arg or (),
-        secrets=build_secret or (),
-        labels=label or (),
-        tag=tag,
-        no_cache=no_cache,
-        local_only=local_only,
-        warn_size=build_context_warn_size,
-    )
+    wanted = Order(app=name, config=toml, options=options, version=caddisfly.__version__)
     folder = (Path.cwd() / directory).resolve()
     if build_only:
-        show.line(_built(build, folder, section, image, order.app))
+        show.line(_built(order, folder, section, image, name))
         return
-    found = _look(order)
+    found = _look(wanted)
     if plan:
-        _show_plan(found, _planned_image(build, folder, section, image), json=json)
+        _show_plan(found, _planned_image(order, folder, section, image), json=json)
         return
-    order = replace(order, image=_built(build, folder, section, image, order.app))
-    finish(carry_out(order), order, json=json)
+    wanted = replace(wanted, image=_built(order, folder, section, image, name))
+    finish(carry_out(wanted), wanted, json=json)
 
 
 def carry_out(order: Order) -> Outcome:
