@@ -139,8 +139,8 @@ class Guard:
                 log.warning("network.firewall_touched", extra={"by": await self._changes.next()})
         except TimeoutError:
             return
-        except OSError as error:
-            log.error("network.firewall_unheard", extra={"reason": str(error)})
+        except Exception:  # whoever cannot hear can look
+            log.exception("network.firewall_unheard")
             await asyncio.sleep(_TRY_AGAIN_S)
 
     async def _mended(self) -> bool:
@@ -148,16 +148,22 @@ class Guard:
         try:
             await loop.run_in_executor(self._thread, self._guarded.mend)
         except Exception as error:
-            reason = str(error).partition("\n")[0]
+            reason = (str(error) or repr(error)).partition("\n")[0]
             if reason != self._trouble:
                 log.critical(
                     "network.firewall_broken", extra={"reason": reason}, exc_info=not isinstance(error, Problem)
                 )
             self._trouble = reason
-            await loop.run_in_executor(self._thread, self._guarded.shut, reason)
+            await self._shut(reason)
         else:
             self._trouble = ""
         return not self._trouble
+
+    async def _shut(self, reason: str) -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._guarded.shut, reason)
+        except Exception:
+            log.exception("network.not_shut")
 
     def close(self) -> None:
         self._changes.close()
