@@ -21,6 +21,7 @@ APART := $(addprefix tests/,bus checks cli client control deploys dev edge journ
 test: ## Check the code and run every test (ARGS="tests/cli -k apps" for some)
 	@scripts/setup --test
 	@$(MAKE) --no-print-directory check
+	@$(BIN)/caddis down # a computer has one agent, and the tests start their own; data stays
 ifdef ARGS
 	@$(BIN)/pytest $(ARGS)
 else
