@@ -19,6 +19,7 @@ import logging
 import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Protocol
 
 from caddisfly.host.network.firewall import TABLE
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 30.0
 _TRY_AGAIN_S = 0.5
+_RECEIVE_BUFFER_FORCE = 33
+_BUFFER = 4 << 20
+"""Bytes of what is told while nobody reads: as much as hundreds of starts in one moment make."""
 _LISTENERS = 1 << 6
 """The kernel's group of those who want to hear of changes to nftables."""
 _NFTABLES = 10
@@ -58,6 +62,8 @@ class Changes:
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETFILTER)
         self._socket.setblocking(False)
+        with suppress(PermissionError):  # of a container: then it is looked for once more after many starts at once
+            self._socket.setsockopt(socket.SOL_SOCKET, _RECEIVE_BUFFER_FORCE, _BUFFER)
         self._socket.bind((0, _LISTENERS))
         self._ours: frozenset[int] = frozenset()
         self._touched = False
@@ -70,7 +76,7 @@ class Changes:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                return "somebody, with more changes than could be told"
+                return "nobody knows: there was more to tell than was heard"
             if who := self._read(data):
                 return who
 
