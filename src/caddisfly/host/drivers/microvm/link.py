@@ -161,7 +161,7 @@ def _join(mac: str) -> _Had:
     )
     for name, value in _NEAR_SETTINGS.items():
         Path(f"/proc/sys/net/ipv6/conf/{BRIDGE}/{name}").write_text(value)
-    _ip(f"link set {BRIDGE} up", f"-6 addr replace {NEAR}/64 dev {BRIDGE} nodad")
+    _ip(f"link set {BRIDGE} up", f"addr replace {NEAR}/64 dev {BRIDGE} nodad")
     return had
 
 
