@@ -44,7 +44,7 @@ from caddisfly.host.drivers.microvm.passage import Passages
 from caddisfly.host.drivers.microvm.templates import Templates
 from caddisfly.host.drivers.microvm.vmm import GOING, Balloons, Drive, Launch, Spec, Vmm, user_of
 from caddisfly.host.drivers.oci.cgroups import ControlGroups
-from caddisfly.host.drivers.oci.conmon import Shim, gone
+from caddisfly.host.drivers.oci.conmon import Shim, gone, unless_gone
 from caddisfly.host.processes import Process
 from caddisfly.model.errors import DeadlineExceeded, FailedPrecondition, Internal, Problem, Unavailable, Unimplemented
 from caddisfly.model.machine import Exit
@@ -168,9 +168,8 @@ class MicrovmDriver:
             for descriptor in launch.descriptors:
                 os.close(descriptor)
             launch = replace(launch, descriptors=())
-            await self._vmm.boot(spec)
-            if spec.halts:
-                await self._templates.make(spec, sandbox.organization)
+            if not await unless_gone(pid, self._come_up(spec, sandbox.organization)):
+                raise _not_booted(self._said(shim, launch))
             if spec.saved is None:
                 await self._program_started(shim, launch)
         finally:
@@ -178,6 +177,11 @@ class MicrovmDriver:
                 os.close(descriptor)
         (shim.directory / "started").touch()
         return Running(pid)
+
+    async def _come_up(self, spec: Spec, organization: str) -> None:
+        await self._vmm.boot(spec)
+        if spec.halts:
+            await self._templates.make(spec, organization)
 
     def snapshot_build(self, id: str) -> str:
         if self._swap(id).exists():
