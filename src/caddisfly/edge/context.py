@@ -40,8 +40,11 @@ class Edge:
             # Deadlines are counted from a clock that may be one sweep old: nobody's time is cut short by that.
             if client.deadline and client.deadline + SWEEP_S < now:
                 client.expire()
+        settings = self.settings
         for candidate in self.routes.candidates():
-            candidate.prune(now, idle_max_s=self.settings.pool_idle_s)
+            candidate.prune(now, idle_max_s=settings.pool_idle_s)
+            candidate.observe(now, window_s=settings.autostop_pass_s)
+        self.routes.sweep(now)
 
     def left(self, client: Client) -> None:
         self.clients.discard(client)
