@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from nats.js.errors import BucketNotFoundError, KeyNotFoundError
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.server import ServerConnection, serve
 
 from caddisfly.bus import contract
 from caddisfly.edge.autostop.decider import Decider
@@ -17,9 +21,10 @@ from caddisfly.edge.worker import EdgeWorker
 from caddisfly.model import states
 from caddisfly.model.errors import Problem, Unavailable
 from caddisfly.model.machine import Machine
-from tests.conftest import NatsServer, eventually
+from tests.conftest import NatsServer, eventually, free_port
 from tests.edge.conftest import RawClient, ask
 from tests.edge.hosts import Sleepers, sleepers
+from tests.edge.test_worker import request, worker_process
 
 
 @pytest.fixture
@@ -116,6 +121,51 @@ async def test_of_several_one_stays_until_it_has_nothing_to_do(platform: Sleeper
     assert not slow.done()
     assert (await slow)[0] == 200
     await eventually(lambda: not running())
+
+
+async def test_websockets_of_a_machine_too_many_are_told_that_it_goes(platform: Sleepers) -> None:
+    """A15: with code 1001, between two of the large frames that the app sends without a pause."""
+
+    async def chatter(connection: ServerConnection) -> None:
+        while True:
+            await connection.send(b"x" * 300_000)
+
+    async with serve(chatter, "0.0.0.0", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        machines = [await platform.host.create("web", port) for _ in range(2)]
+        (worker,) = await edges(platform, 1, autostop_pass_s=1.0)
+        worker.edge.routes.trust()
+        await ask(worker, "web.localhost")
+        for candidate in worker.edge.routes.candidates():
+            await worker.edge.wake.reach(candidate)
+        host, edge_port = worker.addresses[0]
+        options: dict[str, Any] = {
+            "host": host,
+            "port": edge_port,
+            "compression": None,
+            "proxy": None,
+            "close_timeout": 0.1,
+        }
+        async with connect("ws://web.localhost/", **options) as one, connect("ws://web.localhost/", **options) as two:
+            listening = {asyncio.create_task(whole_messages(client)): client for client in (one, two)}
+            (ended,), (goes_on,) = await asyncio.wait(listening, return_when=asyncio.FIRST_COMPLETED, timeout=20)
+            assert (await ended) > 0
+            assert listening[ended].close_code == 1001
+            await eventually(
+                lambda: sorted(platform.host.state(one) for one in machines) == [states.STARTED, states.STOPPED]
+            )
+            await passes([worker], 1)
+            assert not goes_on.done()
+            goes_on.cancel()
+
+
+async def whole_messages(client: ClientConnection) -> int:
+    """How many came until the connection was closed."""
+    count = 0
+    async for message in client:
+        assert len(message) == 300_000
+        count += 1
+    return count
 
 
 async def test_a_session_in_it_keeps_it(platform: Sleepers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,3 +293,33 @@ async def test_a_bus_that_was_away_loses_nothing(platform: Sleepers) -> None:
     platform.nats.start()
     await eventually(is_(platform, machine, states.STOPPED))
     assert (await ask(workers[0], "web.localhost", method="POST", body=b"x"))[0] == 200
+
+
+async def test_a_decider_that_is_killed_is_followed_by_another(platform: Sleepers) -> None:
+    """Within seconds, and nothing fails but what the dead worker had."""
+    port = free_port()
+    async with AsyncExitStack() as stack:
+        workers = {n: await stack.enter_async_context(worker_process(platform, port, number=n)) for n in "01"}
+        victim = (await eventually(lambda: decider(platform)))[-1]
+        machine = await platform.host.create("web", platform.port)
+        await eventually(lambda: answered(port))  # by workers that have heard of it
+        workers[victim].kill()
+        await workers[victim].wait()
+        assert await request(port) == 200
+        await stack.enter_async_context(worker_process(platform, port, number=victim))
+        assert await request(port) == 200
+        await eventually(is_(platform, machine, states.STOPPED))
+        assert {await request(port) for _ in range(3)} == {200}
+
+
+async def answered(port: int) -> bool:
+    return {await request(port) for _ in range(10)} == {200}
+
+
+async def decider(platform: Sleepers) -> str:
+    """The name of the worker that leads now; empty when none does."""
+    try:
+        entry = await (await platform.bus.jetstream.key_value("edge-decider")).get("decider")
+    except (BucketNotFoundError, KeyNotFoundError):
+        return ""
+    return (entry.value or b"").decode()

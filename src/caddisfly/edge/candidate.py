@@ -33,6 +33,7 @@ class Candidate:
     __slots__ = (
         "address",
         "autostart",
+        "autostops",
         "busy_at",
         "connection_line",
         "fence",
@@ -74,6 +75,7 @@ class Candidate:
         self.soft = service.soft_limit
         self.hard: float = service.hard_limit or math.inf
         self.autostart = service.autostart
+        self.autostops = service.autostop != "off"
         self.pooled = service.concurrency_type == "requests"
         # As Fly: services that count connections get a new one for each request.
         self.connection_line = b"" if self.pooled else b"connection: close\r\n"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.02
+_CLOSE_S = 0.5
 
 
 class Ballot:
@@ -41,20 +42,30 @@ class Ballot:
         if not request.drain_s and routes.under_way(request.run_id):
             return self._no("a request is under way")
         routes.leave(request.machine_id, request.run_id, edge.loop.time())
-        await self._drained(request)
+        open_ = edge.websockets(request.run_id) if request.part else []
+        for websocket in open_:
+            websocket.part()
+        await self._drained(request, request.drain_s)
+        for websocket in open_:
+            if websocket.parted:  # it was told, and had its time to answer
+                websocket.client.transport.abort()
+        if open_:
+            await self._drained(request, _CLOSE_S)
         if not routes.leaves(request.machine_id):
             return self._no("a request came for it")
-        if under_way := routes.under_way(request.run_id):
+        websockets = len(edge.websockets(request.run_id))
+        if under_way := routes.under_way(request.run_id) - websockets:
             routes.stay(request.machine_id)
             return self._no(f"{under_way} requests are under way")
-        return Vote(worker=self._name)
+        return Vote(worker=self._name, websockets=websockets)
 
-    async def _drained(self, request: Leave) -> None:
-        """What is under way has ended, or the time is over, or somebody needs the Machine."""
+    async def _drained(self, request: Leave, within_s: float) -> None:
+        """What is under way has ended, but for WebSockets; or the time is over, or somebody needs the Machine."""
         edge, routes = self._edge, self._edge.routes
-        until = edge.loop.time() + request.drain_s
-        while routes.leaves(request.machine_id) and routes.under_way(request.run_id):
-            if edge.loop.time() >= until:
+        until = edge.loop.time() + within_s
+        while routes.leaves(request.machine_id):
+            spared = 0 if request.part else len(edge.websockets(request.run_id))
+            if routes.under_way(request.run_id) == spared or edge.loop.time() >= until:
                 return
             # Requests end in many places, all of them on the hot path: looking is cheaper than being told.
             await asyncio.sleep(_LOOK_S)

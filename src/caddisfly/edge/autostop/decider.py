@@ -32,7 +32,8 @@ from caddisfly.model.machine import Machine, wall_ms
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 8
-_DRAIN_S = 3.0
+_DRAIN_S, _PART_S = 3.0, 2.0
+"""Seconds that requests, and WebSockets, get to end. Both, with what asking takes, are shorter than a grant."""
 _JITTER = 0.25
 _RETRY_S = 0.5
 
@@ -133,10 +134,17 @@ class Decider:
 
     async def _agreed(self, departure: Departure) -> None:
         """Raises a `Final` when one of the workers needs it or does not answer."""
-        drain_s = 0.0 if departure.alone else _DRAIN_S
+        machine, drain_s = departure.machine, 0.0 if departure.alone else _DRAIN_S
         wanted = await roster.members(self._bus)
-        question = Leave(machine_id=departure.machine.id, run_id=departure.machine.run_id, drain_s=drain_s)
-        timeout_s = drain_s + LEAVE.timeout_s
+        question = Leave(machine_id=machine.id, run_id=machine.run_id, drain_s=drain_s)
+        if await self._left(question, wanted):
+            parting = Leave(machine_id=machine.id, run_id=machine.run_id, drain_s=_PART_S, part=True)
+            if await self._left(parting, wanted):
+                raise Needed("the machine is needed", why="WebSockets stay open")
+
+    async def _left(self, question: Leave, wanted: frozenset[str]) -> int:
+        """How many WebSockets are open, when nothing else is. Raises as above."""
+        timeout_s = question.drain_s + LEAVE.timeout_s
         votes = await ask_all(self._bus, LEAVE, question, workers=len(wanted), timeout_s=timeout_s)
         refusals = [vote.refusal for vote in votes if vote.refusal]
         if refusals:
@@ -145,6 +153,7 @@ class Decider:
             _must_be_all(wanted, [vote.worker for vote in votes])
         except Unavailable as silence:
             raise Needed("the machine may be needed", why=str(silence)) from silence
+        return sum(vote.websockets for vote in votes)
 
     async def _asked(self, host: BusCaller, call: contract.StopMachine, *, suspend: bool) -> str:
         if suspend:

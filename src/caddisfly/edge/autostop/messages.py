@@ -42,18 +42,26 @@ class Loads(Message):
 
 
 class Leave(Message):
-    """May this run be stopped? `drain_s`: how long to wait for what is under way. 0: not at all, it is the last one."""
+    """May this run be stopped? `drain_s`: how long to wait for what is under way. 0: not at all, it is the last one.
+
+    With `part`, WebSockets are told that the app goes away, and closed.
+    """
 
     machine_id: str
     run_id: str
     drain_s: float = 0.0
+    part: bool = False
 
 
 class Vote(Message):
-    """`refusal` says why not; empty when the worker agrees and sends it nothing from now on."""
+    """`refusal` says why not; empty when the worker agrees and sends it nothing from now on.
+
+    `websockets` are all that is left under way. Who agrees with some wants to be asked again, to part from them.
+    """
 
     worker: str
     refusal: str = ""
+    websockets: int = 0
 
 
 class Stay(Message):
