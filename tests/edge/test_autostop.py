@@ -18,6 +18,7 @@ from caddisfly.bus import contract
 from caddisfly.edge.autostop.decider import Decider
 from caddisfly.edge.autostop.roster import Membership, members
 from caddisfly.edge.worker import EdgeWorker
+from caddisfly.host.drivers.driver import CommandResult
 from caddisfly.model import states
 from caddisfly.model.errors import Problem, Unavailable
 from caddisfly.model.machine import Machine
@@ -178,6 +179,27 @@ async def test_a_session_in_it_keeps_it(platform: Sleepers, monkeypatch: pytest.
     assert platform.host.state(machine) == states.STARTED
     monkeypatch.setattr(platform.host.agent._sessions, "count", lambda machine_id: 0)
     await eventually(is_(platform, machine, states.STOPPED))
+
+
+async def test_a_command_in_it_keeps_it(platform: Sleepers, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = await platform.host.create("web", platform.port)
+    begun, end = asyncio.Event(), asyncio.Event()
+
+    async def execute(*_: object) -> CommandResult:
+        begun.set()
+        await end.wait()
+        return CommandResult(exit_code=0, stdout=b"", stderr=b"")
+
+    monkeypatch.setattr(platform.host.agent._pods, "execute", execute)
+    exec_ = contract.ExecMachine(machine_id=machine.id, command=("sleep", "1"))
+    command = asyncio.create_task(platform.host.caller.call(contract.EXEC_MACHINE, exec_))
+    await begun.wait()
+    call = contract.MachineCall(machine_id=machine.id, source="proxy")
+    with pytest.raises(Problem, match="a command runs in it"):
+        await platform.host.caller.call(contract.GRANT_REST, call)
+    end.set()
+    await command
+    assert (await platform.host.caller.call(contract.GRANT_REST, call)).grant
 
 
 async def test_a_worker_that_does_not_answer_has_not_agreed(platform: Sleepers) -> None:

@@ -40,8 +40,9 @@ class Grants:
     def give(self, machine: Machine) -> str:
         """Raises `FailedPrecondition` for one that does not run, `Aborted` for one that is in use."""
         self._refuse_unfit(machine)
-        secret = secrets.token_hex(8)
-        self._given[machine.id] = _Grant(secret, machine.run_id, self._clock() + GRANT_S)
+        now, secret = self._clock(), secrets.token_hex(8)
+        self._given = {id: grant for id, grant in self._given.items() if now < grant.ends + GRANT_S}
+        self._given[machine.id] = _Grant(secret, machine.run_id, now + GRANT_S)
         return secret
 
     def stands(self, machine_id: str) -> bool:

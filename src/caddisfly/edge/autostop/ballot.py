@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_LOOK_S = 0.02
+_LOOK_S = 0.05
 _CLOSE_S = 0.5
 
 
@@ -39,6 +39,8 @@ class Ballot:
         edge, routes = self._edge, self._edge.routes
         if edge.wake.calling(request.machine_id):
             return self._no("a request waits for it")
+        if request.part and not routes.leaves(request.machine_id):
+            return self._no("a request came for it")
         if not request.drain_s and routes.under_way(request.run_id):
             return self._no("a request is under way")
         routes.leave(request.machine_id, request.run_id, edge.loop.time())
@@ -63,9 +65,9 @@ class Ballot:
         """What is under way has ended, but for WebSockets; or the time is over, or somebody needs the Machine."""
         edge, routes = self._edge, self._edge.routes
         until = edge.loop.time() + within_s
-        while routes.leaves(request.machine_id):
+        while routes.leaves(request.machine_id) and (under_way := routes.under_way(request.run_id)):
             spared = 0 if request.part else len(edge.websockets(request.run_id))
-            if routes.under_way(request.run_id) == spared or edge.loop.time() >= until:
+            if under_way == spared or edge.loop.time() >= until:
                 return
             # Requests end in many places, all of them on the hot path: looking is cheaper than being told.
             await asyncio.sleep(_LOOK_S)

@@ -23,7 +23,7 @@ from caddisfly.bus.projection import Projection
 from caddisfly.bus.rpc import BusCaller
 from caddisfly.edge.autostop import roster
 from caddisfly.edge.autostop.messages import LEAVE, SHOW_LOADS, STAY, Leave, Loads, Nothing, Stay, ask_all, tell_all
-from caddisfly.edge.autostop.rule import Departure, Work, departures
+from caddisfly.edge.autostop.rule import Departure, Work, Works, departures
 from caddisfly.edge.settings import EdgeSettings
 from caddisfly.model import states
 from caddisfly.model.errors import Final, Problem, Retryable, Unavailable
@@ -77,19 +77,26 @@ class Decider:
 
     async def look(self, term: int) -> None:
         """One pass over all apps."""
-        by_app: defaultdict[str, list[Machine]] = defaultdict(list)
-        for machine in list(self._projection.machines.values()):
-            if machine.state == states.STARTED and self._carried(machine):
-                by_app[machine.app_id].append(machine)
-        if not by_app:
+        running = [one for one in self._projection.machines.values() if one.state == states.STARTED]
+        if not running:
             return
         works = _added(await self._loads())
+        # In a thread, because with thousands of Machines it takes longer than a request may wait.
+        chosen = await asyncio.to_thread(self._choose, running, works)
         limit = asyncio.Semaphore(_AT_ONCE)
         async with asyncio.TaskGroup() as group:
-            for machines in by_app.values():
-                for departure in departures(machines, works, now_ms=wall_ms(), pass_s=self._settings.autostop_pass_s):
-                    group.create_task(self._depart(departure, term, limit))
-                await asyncio.sleep(0)  # requests go first
+            for departure in chosen:
+                group.create_task(self._depart(departure, term, limit))
+
+    def _choose(self, running: list[Machine], works: Works) -> list[Departure]:
+        by_app: defaultdict[str, list[Machine]] = defaultdict(list)
+        for machine in running:
+            if self._carried(machine):
+                by_app[machine.app_id].append(machine)
+        now_ms, pass_s = wall_ms(), self._settings.autostop_pass_s
+        return [
+            one for machines in by_app.values() for one in departures(machines, works, now_ms=now_ms, pass_s=pass_s)
+        ]
 
     def _carried(self, machine: Machine) -> bool:
         """Whether requests of ours can wake it: what no edge carries must not be put to sleep."""
