@@ -77,6 +77,7 @@ class Bench:
             binds=(),
             limits=Limits(cores=1.0, weight=100, memory_mb=128, pids=256),
             log=self.directory / "logs" / f"{id}.log",
+            organization="tested",
         )
         made = replace(made, **changes)
         return replace(made, drives=self._drives(made)) if isinstance(self.driver, TakesDrives) else made

@@ -217,7 +217,12 @@ class Watcher:
             met = now.state == condition if isinstance(condition, str) else condition(now)
             return now if met else None
 
-        found: Machine = await eventually(seen, timeout_s=timeout_s)
+        try:
+            found: Machine = await eventually(seen, timeout_s=timeout_s)
+        except AssertionError:
+            now = self.projection.machines.get(id)
+            events = [(event.type, event.status, event.request) for event in now.events[:4]] if now else []
+            raise AssertionError(f"{id} is {now.state if now else 'not there'} after {timeout_s} s: {events}") from None
         return found
 
 

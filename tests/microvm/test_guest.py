@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import platform
 import struct
 import subprocess
@@ -13,7 +14,7 @@ import asyncssh
 import pytest
 
 from caddisfly.host.drivers.driver import Bind, Drives, Limits, Sandbox
-from caddisfly.host.drivers.microvm import config, initramfs, modules, status, tools, witness
+from caddisfly.host.drivers.microvm import config, initramfs, instructions, modules, status, tools, witness
 from caddisfly.host.drivers.microvm.cpio import Archive
 from caddisfly.host.drivers.microvm.doorway import Authorities
 from caddisfly.host.drivers.microvm.kernel import Kernel, startable
@@ -111,19 +112,22 @@ def test_a_module_comes_after_what_it_needs_and_without_its_signature(tmp_path: 
 
 def test_the_real_kernel_has_every_module_a_guest_needs() -> None:
     kernel = Kernel.find()
-    names = [name for name, _ in modules.in_order(kernel.modules)]
+    loaded = modules.in_order(kernel.modules)
+    names = [name for name, _ in loaded]
     assert names.index("virtio_ring") < names.index("virtio_blk")
     assert {"erofs", "overlay"} <= set(names)
+    assert not set(modules.FINDERS) & set(names), "what finds devices comes last"
+    assert [name for name, _ in modules.beside(kernel.modules, loaded, modules.FINDERS)] == list(modules.FINDERS)
 
 
 def test_a_busybox_that_needs_libraries_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition, match="busybox does not work"):
-        initramfs.build([], busybox=tmp_path / "none", vsock=[])
+        initramfs.build(Kernel.find(), busybox=tmp_path / "none")
     dynamic = tmp_path / "busybox"
     dynamic.write_text("#!/bin/sh\n# as if /lib64/ld-linux.so loaded it\necho sh\n")
     dynamic.chmod(0o755)
     with pytest.raises(FailedPrecondition, match="needs libraries"):
-        initramfs.build([], busybox=dynamic, vsock=[])
+        initramfs.build(Kernel.find(), busybox=dynamic)
 
 
 def test_a_tool_that_is_nowhere_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +144,27 @@ def test_our_part_of_the_guest_is_a_script_that_its_shell_can_read(tmp_path: Pat
             path.write_bytes(program)
             done = subprocess.run(["busybox", "sh", "-n", path], capture_output=True, check=False, timeout=10)
             assert (done.returncode, done.stderr) == (0, b""), name
+
+
+def test_our_own_instructions_make_the_kernel_draw_new_keys(tmp_path: Path) -> None:
+    program = tmp_path / "reseed"
+    program.write_bytes(instructions.programs()["reseed"])
+    program.chmod(0o755)
+    with Path("/dev/urandom").open() as source:
+        assert subprocess.run([program], stdin=source, check=False, timeout=10).returncode == 0
+    refused = subprocess.run([program], stdin=subprocess.DEVNULL, check=False, timeout=10)
+    assert refused.returncode == errno.ENOTTY, "only the source of random numbers knows what is meant"
+
+
+@pytest.mark.parametrize(("architecture", "machine"), [("x86_64", "X86-64"), ("aarch64", "AArch64")])
+def test_they_are_programs_of_their_architecture(tmp_path: Path, architecture: str, machine: str) -> None:
+    for name, program in instructions.programs(architecture).items():
+        (tmp_path / name).write_bytes(program)
+        read = subprocess.run(
+            ["readelf", "-hl", tmp_path / name], capture_output=True, check=True, text=True, timeout=10
+        )
+        assert machine in read.stdout
+        assert read.stderr == ""
 
 
 def test_no_value_is_more_than_a_value(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
     place        run with the image's root as its own: writes the files, shows what is bound, makes the directory
     enter        sourced to become the Machine's user in its surroundings and run a command, or its program
     files/N      contents
+    seed         what no other guest begins with
     sshd_config, host_key, authority     who may run commands inside
 
 Everything is quoted by `shlex`, so that no value can be more than a value.
@@ -12,6 +13,7 @@ Everything is quoted by `shlex`, so that no value can be more than a value.
 from __future__ import annotations
 
 import io
+import secrets
 import shlex
 import tarfile
 from collections.abc import Iterable
@@ -21,7 +23,7 @@ from pathlib import Path
 from caddisfly.host.drivers.driver import Sandbox
 
 INSIDE = "/run/caddis"
-_SECTOR = 512
+_SECTOR, _SEED = 512, 64
 _B = "/dev/caddis/busybox"
 
 
@@ -36,10 +38,13 @@ class Addresses:
     mtu: int
 
 
-def write(path: Path, sandbox: Sandbox, *, addresses: Addresses | None, doorway: dict[str, bytes]) -> None:
+def write(
+    path: Path, sandbox: Sandbox, *, addresses: Addresses | None, doorway: dict[str, bytes], mac: str = ""
+) -> None:
     """Make the drive. `doorway` are the files by which its sshd knows whom to let in. Holds secrets: root's alone."""
     files = {
-        "settings": _settings(sandbox, addresses),
+        "settings": _settings(sandbox, addresses, mac),
+        "seed": secrets.token_bytes(_SEED),
         "enter": _enter(sandbox),
         **doorway,
     }
@@ -68,7 +73,7 @@ def archive(files: Iterable[tuple[str, bytes]]) -> bytes:
     return data + bytes(-len(data) % _SECTOR)
 
 
-def _settings(sandbox: Sandbox, addresses: Addresses | None) -> bytes:
+def _settings(sandbox: Sandbox, addresses: Addresses | None, mac: str) -> bytes:
     kept = sandbox.drives is not None and sandbox.drives.kept
     values = {
         "HOSTNAME": sandbox.hostname,
@@ -84,6 +89,7 @@ def _settings(sandbox: Sandbox, addresses: Addresses | None) -> bytes:
         "GATEWAY4": addresses.gateway4 if addresses else "",
         "GATEWAY6": addresses.gateway6 if addresses else "",
         "MTU": str(addresses.mtu) if addresses else "",
+        "MAC": mac,
     }
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items()).encode()
 

@@ -2,7 +2,7 @@
 
 Everything it knows of a sandbox is in one directory on a file system that a reboot empties:
 
-    <run_dir>/microvms/<id>/   config  status  link.json  command  pid  conmon.pid  exit/<id>  started  killed
+    <run_dir>/microvms/<id>/   config  status  command  pid  conmon.pid  exit/<id>  started  killed
 
 and what the VMM adds. `started` is written once the guest has said that its program runs. How that ended is on the
 status drive; that its VMM ended otherwise is what conmon saw.
@@ -17,7 +17,6 @@ import re
 import secrets
 import shutil
 import signal
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -27,10 +26,8 @@ from caddisfly.host.drivers.driver import (
     Attach,
     Command,
     CommandResult,
-    Drives,
     Ended,
     Fingerprint,
-    Limits,
     NotSuspended,
     Running,
     Sandbox,
@@ -38,18 +35,18 @@ from caddisfly.host.drivers.driver import (
     Stats,
     Unusable,
 )
-from caddisfly.host.drivers.microvm import config, holder, link, memory, status, witness
+from caddisfly.host.drivers.microvm import config, holder, link, memory, probe, status, witness
 from caddisfly.host.drivers.microvm.doorway import Authorities
 from caddisfly.host.drivers.microvm.exec import Entrance
 from caddisfly.host.drivers.microvm.holder import Holder
 from caddisfly.host.drivers.microvm.kernel import GUEST
 from caddisfly.host.drivers.microvm.parts import Parts
+from caddisfly.host.drivers.microvm.templates import Templates
 from caddisfly.host.drivers.microvm.vmm import GOING, Balloons, Drive, Launch, Spec, Vmm
 from caddisfly.host.drivers.oci.cgroups import ControlGroups
 from caddisfly.host.drivers.oci.conmon import Shim, gone
-from caddisfly.host.images.rootfs import make_ext4
 from caddisfly.model.errors import DeadlineExceeded, FailedPrecondition, Internal, Problem, Unavailable, Unimplemented
-from caddisfly.model.machine import Exit, wall_ms
+from caddisfly.model.machine import Exit
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +89,7 @@ class MicrovmDriver:
         self._vmm, self._groups, self._guest, self._boot_timeout_s = vmm, groups, guest, boot_timeout_s
         self._holder = Holder.install(vmm.name, directory=run_dir)
         self._authorities = Authorities(data_dir / "authorities")
+        self._templates = Templates(data_dir / "templates", vmm)
         self._entrances: dict[str, Entrance] = {}
         self._needed: set[str] = set()
         """Sandboxes that were to be suspended, when somebody came who needs them."""
@@ -102,28 +100,17 @@ class MicrovmDriver:
         found = await self._vmm.fingerprint()
         if not found.works:
             return found
-        id = f"probe-{os.getpid():07d}-{wall_ms() % 1_000_000:06d}"
         try:
             parts = await asyncio.to_thread(Parts.ready, self._data / "parts", guest=self._guest)
             build = f"{self._vmm.build} {parts.key}"
             if not (self._proved.exists() and self._proved.read_text() == build):
-                with tempfile.TemporaryDirectory(prefix="probe-", dir=self._data) as directory:
-                    ended = await self._try(_probe(id, Path(directory), parts.probe))
+                ended = await probe.run(self, parts.probe, directory=self._data, timeout_s=self._boot_timeout_s)
                 if ended.exit_code != 0:
                     return replace(found, works=False, reason=f"a probe ended with {ended.exit_code} {ended.error}")
                 self._proved.write_text(build)
         except (Problem, OSError, TimeoutError) as problem:
             return replace(found, works=False, reason=str(problem) or "no answer in time")
         return replace(found, abilities=ABILITIES | found.abilities)
-
-    async def _try(self, sandbox: Sandbox) -> Exit:
-        assert sandbox.drives is not None
-        await asyncio.to_thread(make_ext4, sandbox.drives.scratch, size_mb=16)
-        try:
-            await self.start(sandbox)
-            return await asyncio.wait_for(self.wait(sandbox.id), self._boot_timeout_s)
-        finally:
-            await self.destroy(sandbox.id)
 
     def expect(self) -> None:
         """A boot takes so long that nothing is worth getting ready for it."""
@@ -138,43 +125,57 @@ class MicrovmDriver:
             raise FailedPrecondition(
                 "a microVM runs one program", why="this machine has several", next="run it as containers"
             )
-        shim = self._shim(sandbox.id)
-        shim.directory.mkdir(exist_ok=True)
+        (self._machines / sandbox.id).mkdir(exist_ok=True)
         sandbox.log.parent.mkdir(parents=True, exist_ok=True)
+        template = None
         try:
             spec = replace(await asyncio.to_thread(self._prepare, sandbox), saved=saved)
-            launch = await self._vmm.launch(spec)
-            try:
-                holder.prepare(shim.bundle, launch.argv)
-                limits = replace(
-                    sandbox.limits,
-                    memory_mb=sandbox.limits.memory_mb + _OVERHEAD_MB,
-                    swap_mb=0,
-                    pids=_VMM_PIDS + sandbox.limits.pids,
-                )
-                began = sandbox.log.stat().st_size if sandbox.log.exists() else 0
-                (shim.directory / "log").write_text(f"{began} {sandbox.log}")
-                pid = await shim.create(
-                    self._holder,
-                    replace(sandbox, tty=False),
-                    groups=self._groups.enclose(sandbox.id, limits),
-                    timeout_s=self._boot_timeout_s,
-                    descriptors=launch.descriptors,
-                )
-                for descriptor in launch.descriptors:
-                    os.close(descriptor)
-                launch = replace(launch, descriptors=())
-                await self._vmm.boot(spec)
-                if saved is None:
-                    await self._program_started(shim, launch)
-            finally:
-                for descriptor in (*launch.descriptors, *filter(None, [launch.errors])):
-                    os.close(descriptor)
+            if saved is None:
+                template = self._templates.find(spec, sandbox.organization)
+                halts = template is None and self._templates.wanted(spec, sandbox.organization)
+                spec = replace(spec, template=template, halts=halts)
+            return await self._boot(sandbox, spec)
         except BaseException as error:
             await self.destroy(sandbox.id)
+            if template is not None and isinstance(error, OSError | Problem) and not isinstance(error, _Refused):
+                log.warning("microvm.template_dropped", extra={"sandbox": sandbox.id, "reason": str(error)})
+                self._templates.drop(template)
+                return await self._begin(sandbox)
             if isinstance(error, OSError):
                 raise Unavailable("a microVM cannot be started", why=str(error)) from error
             raise
+
+    async def _boot(self, sandbox: Sandbox, spec: Spec) -> Running:
+        shim = self._shim(sandbox.id)
+        launch = await self._vmm.launch(spec)
+        try:
+            holder.prepare(shim.bundle, launch.argv)
+            limits = replace(
+                sandbox.limits,
+                memory_mb=sandbox.limits.memory_mb + _OVERHEAD_MB,
+                swap_mb=0,
+                pids=_VMM_PIDS + sandbox.limits.pids,
+            )
+            began = sandbox.log.stat().st_size if sandbox.log.exists() else 0
+            (shim.directory / "log").write_text(f"{began} {sandbox.log}")
+            pid = await shim.create(
+                self._holder,
+                replace(sandbox, tty=False),
+                groups=self._groups.enclose(sandbox.id, limits),
+                timeout_s=self._boot_timeout_s,
+                descriptors=launch.descriptors,
+            )
+            for descriptor in launch.descriptors:
+                os.close(descriptor)
+            launch = replace(launch, descriptors=())
+            await self._vmm.boot(spec)
+            if spec.halts:
+                await self._templates.make(spec, sandbox.organization)
+            if spec.saved is None:
+                await self._program_started(shim, launch)
+        finally:
+            for descriptor in (*launch.descriptors, *filter(None, [launch.errors])):
+                os.close(descriptor)
         (shim.directory / "started").touch()
         return Running(pid)
 
@@ -213,7 +214,7 @@ class MicrovmDriver:
         if isinstance(found, Running):
             return found
         machine = self._machines / sandbox.id
-        async with memory.opened(directory, machine) as saved:
+        async with memory.opened(directory) as saved:
             try:
                 running = await self._begin(sandbox, saved)
             except (Unavailable, Internal) as problem:
@@ -232,7 +233,7 @@ class MicrovmDriver:
             raise Internal("a microVM was given no drives")
         directory = self._machines / sandbox.id
         parts = Parts.ready(self._data / "parts", guest=self._guest)
-        card = link.join(sandbox.netns, id=sandbox.id, notes=directory / "link.json") if sandbox.netns else None
+        card = link.join(sandbox.netns, id=sandbox.id) if sandbox.netns else None
         status.prepare(directory / "status")
         (directory / "organization").write_text(sandbox.organization)
         config.write(
@@ -240,6 +241,7 @@ class MicrovmDriver:
             sandbox,
             addresses=card.addresses if card else None,
             doorway=self._authorities.files(sandbox.organization),
+            mac=card.tap.mac if card else "",
         )
         drives = [
             Drive(role="image", path=sandbox.drives.image),
@@ -288,7 +290,7 @@ class MicrovmDriver:
                 f"a microVM did not come up within {self._boot_timeout_s:g} s", why=self._said(shim, launch)
             ) from error
         if found.failure:
-            raise Unavailable("a microVM could not start its program", why=found.failure)
+            raise _Refused("a microVM could not start its program", why=found.failure)
 
     def _said(self, shim: Shim, launch: Launch) -> str:
         """The last words of the guest's kernel, or of its VMM."""
@@ -469,23 +471,8 @@ class MicrovmDriver:
         return Shim(id, self._machines / id)
 
 
-def _probe(id: str, directory: Path, image: Path) -> Sandbox:
-    return Sandbox(
-        id=id,
-        root=directory,
-        argv=("/bin/busybox", "true"),
-        env=("PATH=/bin",),
-        cwd="/",
-        uid=65534,
-        gid=65534,
-        gids=(),
-        hostname="probe",
-        netns=None,
-        binds=(),
-        limits=Limits(cores=1.0, weight=100, memory_mb=128, pids=64),
-        log=directory / "log",
-        drives=Drives(image=image, scratch=directory / "scratch.ext4"),
-    )
+class _Refused(Unavailable):
+    """The guest came up, and says why it does not run its program."""
 
 
 def _uid(id: str) -> int:

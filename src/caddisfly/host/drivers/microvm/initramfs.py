@@ -9,12 +9,14 @@ import subprocess
 from importlib.resources import files
 from pathlib import Path
 
+from caddisfly.host.drivers.microvm import instructions, modules
 from caddisfly.host.drivers.microvm.cpio import Archive
+from caddisfly.host.drivers.microvm.kernel import Kernel
 from caddisfly.model.errors import FailedPrecondition
 
 BUSYBOX = Path("/bin/busybox")
 _DIRECTORIES = (
-    *("bin", "dev", "etc", "lower", "modules", "newroot", "proc", "root"),
+    *("bin", "dev", "etc", "finders", "lower", "modules", "newroot", "proc", "root"),
     *("run", "scratch", "sys", "tools", "vsock"),
 )
 _TOOLS = ("lib", "lib64", "usr")
@@ -22,8 +24,8 @@ _TOOLS = ("lib", "lib64", "usr")
 _PASSWD = "root:x:0:0:root:/root:/bin/sh\nsshd:x:100:65534::/run/sshd:/bin/false\n"
 
 
-def build(modules: list[tuple[str, bytes]], *, vsock: list[tuple[str, bytes]], busybox: Path = BUSYBOX) -> bytes:
-    """`vsock` are loaded where there is nothing better. Raises `FailedPrecondition` without a static busybox."""
+def build(kernel: Kernel, *, busybox: Path = BUSYBOX) -> bytes:
+    """Raises `FailedPrecondition` without a static busybox, or when the kernel lacks a module."""
     archive = Archive()
     for name in _DIRECTORIES:
         archive.directory(name)
@@ -36,7 +38,10 @@ def build(modules: list[tuple[str, bytes]], *, vsock: list[tuple[str, bytes]], b
     archive.file("bin/busybox", content, 0o755)
     for applet in applets:
         archive.link(f"bin/{applet}", "busybox")
-    for directory, found in (("modules", modules), ("vsock", vsock)):
+    loaded = modules.in_order(kernel.modules)
+    finders = modules.beside(kernel.modules, loaded, modules.FINDERS)
+    vsock = modules.beside(kernel.modules, [*loaded, *finders], modules.VSOCK)
+    for directory, found in (("modules", loaded), ("finders", finders), ("vsock", vsock)):
         for number, (name, module) in enumerate(found):
             archive.file(f"{directory}/{number:02}-{name}", module)
     for name, program in programs().items():
@@ -47,7 +52,8 @@ def build(modules: list[tuple[str, bytes]], *, vsock: list[tuple[str, bytes]], b
 def programs() -> dict[str, bytes]:
     """Our own part of the guest."""
     guest = files(__package__) / "guest"
-    return {name: (guest / name).read_bytes() for name in ("init", "enter", "order", "answer")}
+    scripts = {name: (guest / name).read_bytes() for name in ("init", "enter", "order", "answer")}
+    return scripts | {f"bin/{name}": program for name, program in instructions.programs().items()}
 
 
 def _busybox(path: Path) -> tuple[bytes, list[str]]:

@@ -2,7 +2,9 @@
 
 Outside its namespace nothing changes: the same routed pair of links, the same firewall, which matches a source address
 against the link that it comes from. Inside, a bridge without an address joins the namespace's end with a tap, and the
-guest has the addresses. The bridge learns nothing, so a guest that invents senders fills no table of the host.
+guest has the addresses. The bridge learns nothing, so a guest that invents senders fills no table of the host. What the
+link had before is written on the bridge itself (its alias), so that it lives exactly as long as it is needed: from
+before the addresses are taken off until the namespace is gone.
 
     host  cfm1a ═══ eth0 ─ br0 ─ tap0 ═══ guest's eth0
                     └── the Machine's namespace ──┘
@@ -17,7 +19,7 @@ import os
 import socket
 import struct
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +44,35 @@ class Card:
     addresses: Addresses
 
 
-def join(netns: Path, *, id: str, notes: Path) -> Card:
-    """Prepare a namespace that `Network` has made; may be repeated. Blocks.
+@dataclass(frozen=True, slots=True)
+class _Had:
+    """What a link had before it was joined. `peer` is the number of its other end, on the host."""
 
-    What the link had is in `notes` before it is taken off, so that a second try knows it.
-    """
+    addresses: Addresses
+    peer: int
+
+    @property
+    def note(self) -> str:
+        """At most 255 characters, without a blank."""
+        return ",".join(map(str, (*astuple(self.addresses), self.peer)))
+
+    @classmethod
+    def noted(cls, note: str) -> _Had:
+        ipv4, ipv6, gateway4, gateway6, mtu, peer = note.split(",")
+        return cls(Addresses(ipv4=ipv4, ipv6=ipv6, gateway4=gateway4, gateway6=gateway6, mtu=int(mtu)), int(peer))
+
+
+def join(netns: Path, *, id: str) -> Card:
+    """Prepare a namespace that `Network` has made; may be repeated. Blocks."""
     mac, own = _addresses_of(id)
     try:
-        found = namespace.inside(netns, lambda: _join(notes, own))
-        addresses = Addresses(**found["addresses"])
+        had = namespace.inside(netns, lambda: _join(own))
         # Asked before the guest is up, the host would wait for a second until it asks again.
-        host = socket.if_indextoname(found["peer"])
+        host = socket.if_indextoname(had.peer)
+        addresses = had.addresses
         _ip(*(f"neigh replace {ip} lladdr {mac} dev {host} nud permanent" for ip in (addresses.ipv4, addresses.ipv6)))
     except (OSError, subprocess.SubprocessError, KeyError, ValueError, StopIteration) as error:
-        raise Unavailable("a microVM cannot be connected", why=str(error), next="caddis doctor") from error
+        raise Unavailable("a microVM cannot be connected", why=repr(error), next="caddis doctor") from error
     return Card(Tap(netns=netns, name=TAP, mac=mac, mtu=addresses.mtu), addresses)
 
 
@@ -91,33 +108,32 @@ def lend_tap(netns: Path, name: str, uid: int) -> None:
         os.close(descriptor)
 
 
-def _join(notes: Path, mac: str) -> dict[str, Any]:
-    joined = Path(f"/proc/sys/net/ipv4/conf/{BRIDGE}").exists()
-    if notes.exists() and (joined or not _has_addresses()):
-        found: dict[str, Any] = json.loads(notes.read_text())
-    else:  # also of a namespace that was made anew for what is resumed after a reboot
-        found = _found()
-        notes.write_text(json.dumps(found))
-    if not joined:
+def _join(mac: str) -> _Had:
+    """Every step may be repeated, also by somebody who did not see the ones before."""
+    bridge = Path(f"/proc/sys/net/ipv4/conf/{BRIDGE}").exists()
+    noted = _asked("link", "show", "dev", BRIDGE)[0].get("ifalias", "") if bridge else ""
+    if noted:
+        had = _Had.noted(noted)
+    else:
+        had = _found()
         for name in ("all", "default"):
             Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
         _ip(
-            f"addr flush dev {_LINK}",
+            *([f"link del {BRIDGE}"] if bridge else []),
             f"link add {BRIDGE} address {mac} type bridge stp_state 0 mcast_snooping 0",
-            # A bridge keeps for itself what is sent to the address of one of its own ends.
-            f"link set {_LINK} address {mac} master {BRIDGE}",
-            f"link set {_LINK} type bridge_slave learning off",
-            f"link set {BRIDGE} up",
+            f"link set {BRIDGE} alias {had.note}",
         )
-    return found
+    _ip(
+        f"addr flush dev {_LINK}",
+        # A bridge keeps for itself what is sent to the address of one of its own ends.
+        f"link set {_LINK} address {mac} master {BRIDGE}",
+        f"link set {_LINK} type bridge_slave learning off",
+        f"link set {BRIDGE} up",
+    )
+    return had
 
 
-def _has_addresses() -> bool:
-    (link,) = _asked("address", "show", "dev", _LINK)
-    return any(entry["scope"] == "global" for entry in link["addr_info"])
-
-
-def _found() -> dict[str, Any]:
+def _found() -> _Had:
     """What the link has before it is joined."""
     (link,) = _asked("address", "show", "dev", _LINK)
     own = {entry["family"]: entry["local"] for entry in link["addr_info"] if entry["scope"] == "global"}
@@ -128,7 +144,7 @@ def _found() -> dict[str, Any]:
     addresses = Addresses(
         ipv4=own["inet"], ipv6=own["inet6"], gateway4=via["inet"], gateway6=via["inet6"], mtu=link["mtu"]
     )
-    return {"addresses": asdict(addresses), "peer": link["link_index"]}
+    return _Had(addresses, link["link_index"])
 
 
 def _addresses_of(id: str) -> tuple[str, str]:

@@ -1,7 +1,4 @@
-"""What a suspended microVM had in memory, in one compressed file.
-
-    <directory>/memory.zst    the VMM's own stream: memory, and the state of processors and devices
-    <directory>/link.json     what its link had before the guest took it over
+"""What a suspended microVM had in memory, in one compressed file, `memory.zst`: the VMM's own stream.
 
 The stream is compressed on its way: zstd's fastest makes a third of it, and the disk is what takes time. The programs
 that do it are processes of their own, as the VMM is: an agent that dies leaves them to their end.
@@ -11,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,7 +17,6 @@ from caddisfly.host.drivers.microvm.vmm import Vmm
 from caddisfly.model.errors import Unavailable
 
 FILE = "memory.zst"
-_LINK = "link.json"
 _TIMEOUT_S = 300.0
 
 
@@ -49,18 +44,13 @@ async def save(vmm: Vmm, machine: Path, directory: Path) -> None:
         why = said.decode(errors="replace").strip()[-300:]
         raise Unavailable("the memory of the microVM cannot be written", why=why)
     target.chmod(0o600)
-    if (machine / _LINK).exists():
-        shutil.copyfile(machine / _LINK, directory / _LINK)
 
 
 @asynccontextmanager
-async def opened(directory: Path, machine: Path) -> AsyncIterator[Path]:
+async def opened(directory: Path) -> AsyncIterator[Path]:
     """Where the stream can be read, once. Raises `Unusable` when there is none."""
     if not (directory / FILE).exists():
         raise Unusable("its memory is gone", why=f"there is no {FILE}")
-    machine.mkdir(exist_ok=True)
-    if (directory / _LINK).exists():
-        shutil.copyfile(directory / _LINK, machine / _LINK)
     reader, writer = os.pipe()
     try:
         unpacking = await asyncio.create_subprocess_exec(

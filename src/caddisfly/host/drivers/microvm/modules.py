@@ -10,7 +10,9 @@ from pathlib import Path
 
 from caddisfly.model.errors import FailedPrecondition
 
-WANTED = ("virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "virtio_balloon", "erofs", "overlay")
+WANTED = ("virtio_blk", "virtio_net", "virtio_console", "virtio_balloon", "erofs", "overlay")
+FINDERS = ("virtio_mmio",)
+"""Those by which a guest finds its devices, and which it therefore loads last."""
 VSOCK = ("vmw_vsock_virtio_transport",)
 """For a VMM that has no virtio-serial."""
 _DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
@@ -32,9 +34,7 @@ def in_order(directory: Path, wanted: tuple[str, ...] = WANTED) -> list[tuple[st
     return list(found.items())
 
 
-def beside(
-    directory: Path, others: list[tuple[str, bytes]], wanted: tuple[str, ...] = VSOCK
-) -> list[tuple[str, bytes]]:
+def beside(directory: Path, others: list[tuple[str, bytes]], wanted: tuple[str, ...]) -> list[tuple[str, bytes]]:
     """Those that are needed once the `others` are loaded."""
     loaded = {name for name, _ in others}
     return [module for module in in_order(directory, wanted) if module[0] not in loaded]

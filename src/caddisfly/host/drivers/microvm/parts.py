@@ -42,9 +42,7 @@ class Parts:
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True, mode=0o700)
             (draft / "vmlinux").write_bytes(startable(kernel.image.read_bytes()))
-            wanted = modules.in_order(kernel.modules)
-            vsock = modules.beside(kernel.modules, wanted)
-            (draft / "initramfs").write_bytes(initramfs.build(wanted, vsock=vsock))
+            (draft / "initramfs").write_bytes(initramfs.build(kernel))
             tools.build(draft / "tools.erofs", guest)
             (draft / "probe" / "bin").mkdir(parents=True)
             shutil.copy(initramfs.BUSYBOX, draft / "probe" / "bin" / "busybox")
@@ -64,5 +62,5 @@ def _key(kernel: Kernel, guest: Path) -> str:
         digest.update(f"{path} {found.st_size} {found.st_mtime_ns}\n".encode())
     for content in initramfs.programs().values():
         digest.update(content)
-    digest.update(repr((modules.WANTED, modules.VSOCK)).encode())
+    digest.update(repr((modules.WANTED, modules.FINDERS, modules.VSOCK)).encode())
     return f"{kernel.release}-{digest.hexdigest()[:12]}"

@@ -73,6 +73,11 @@ class Spec:
     """Whether the guest's console is a terminal, with one output."""
     saved: Path | None = None
     """Go on from this state, written by `save`, in place of booting. All else is as it was then."""
+    template: Path | None = None
+    """Go on from this state of a guest that stood still as `halts` says, in place of booting. Only what makes up its
+    shape is as it was then (templates.py)."""
+    halts: bool = False
+    """The guest is to stand still once, just before it looks for its devices, for a `Clones` that asks for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,4 +136,18 @@ class Balloons(Protocol):
 
     async def set_memory(self, directory: Path, memory_mb: int) -> None:
         """Ask for it. The guest gives back what it can, in its own time, and `memory` says how far it has come."""
+        ...
+
+
+@runtime_checkable
+class Clones(Protocol):
+    """Can let a guest go on from where another one stood before it had looked for its devices."""
+
+    @property
+    def clones(self) -> bool:
+        """Whether that was measured to be worth it and safe, on this kind of processor."""
+        ...
+
+    async def halted(self, directory: Path) -> None:
+        """Return once a guest that `halts` stands still; `resume` lets it go on. Raises `Unavailable`."""
         ...
