@@ -116,6 +116,9 @@ class Sleepers(Platform):
     app_code: App
     port: int
 
+    def owns(self, key: str) -> bool:
+        return key.startswith("app.")
+
     def settings(self, **changes: Any) -> Any:
         return super().settings(
             **{"agent_socket": self.host.settings.socket, "autostop_pass_s": PASS_S, "drain_timeout_s": 1, **changes}

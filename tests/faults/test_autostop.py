@@ -16,7 +16,7 @@ SERVICE = {
     "concurrency": {"type": "requests", "soft_limit": 2},
     "ports": [{"port": 80, "handlers": ["http"]}],
 }
-KILLED = {8: "edge@0", 16: "bus", 24: "agent"}
+KILLED = {5: "edge@0", 10: "bus", 15: "agent"}
 """In these rounds, between two waves of requests."""
 
 
@@ -24,7 +24,7 @@ async def test_visitors_never_notice_that_machines_stop(platform: Platform, api:
     """Waves of requests with pauses about as long as a pass. Parts are killed meanwhile, with no request under way."""
     machines = [(await api.started(services=[SERVICE]))["id"] for _ in range(2)]
     chance, outcomes = random.Random(7), []
-    for number in range(32):
+    for number in range(20):
         wave = [request(platform.ports["edge"], timeout_s=30) for _ in range(chance.randrange(1, 8))]
         outcomes += await asyncio.gather(*wave)
         if part := KILLED.get(number):
