@@ -15,7 +15,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 
 from caddisfly.bus import contract
+from caddisfly.edge.autostop.ballot import Ballot
 from caddisfly.edge.autostop.decider import Decider
+from caddisfly.edge.autostop.messages import Leave, Stay
 from caddisfly.edge.autostop.roster import Membership, members
 from caddisfly.edge.worker import EdgeWorker
 from caddisfly.host.drivers.driver import CommandResult
@@ -281,6 +283,20 @@ async def test_a_new_worker_asks_the_host_first(platform: Sleepers) -> None:
         await platform.host.caller.call(
             contract.STOP_MACHINE, contract.StopMachine(**call.model_dump() | {"grant": grant})
         )
+
+
+async def test_a_decider_calls_off_only_what_it_asked_for(platform: Sleepers) -> None:
+    """Another one may be about to use what this worker agreed to since."""
+    machine = await platform.host.create("web", platform.port)
+    (worker,) = await edges(platform, 1, autostop_pass_s=0)
+    ballot, routes = Ballot(worker.edge, worker.name), worker.edge.routes
+    for grant in ("older", "newer"):
+        vote = await ballot.leave(Leave(machine_id=machine.id, run_id=machine.run_id, grant=grant))
+        assert vote.refusal == ""
+    await ballot.stay(Stay(machine_id=machine.id, grant="older"))
+    assert routes.leaves(machine.id, "newer")
+    await ballot.stay(Stay(machine_id=machine.id, grant="newer"))
+    assert not routes.leaves(machine.id, "newer")
 
 
 @pytest.mark.parametrize("action", ["stop", "suspend"])

@@ -9,6 +9,8 @@ is in doubt, and treats every Machine that can be stopped so in that way, once.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from caddisfly.bus.contract import GRANT_S
 from caddisfly.model.machine import Machine
 
@@ -16,25 +18,34 @@ LEAVING_S = GRANT_S + 5.0
 """Longer than a grant: it was given before anybody was asked to agree, so it has ended by then on every clock."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Promise:
+    run_id: str
+    grant: str
+    until: float
+
+
 class Leaving:
     """The Machines, and the runs of them."""
 
     def __init__(self) -> None:
-        self._runs: dict[str, tuple[str, float]] = {}
+        self._runs: dict[str, _Promise] = {}
         self._asked: set[str] | None = set()
         """Whose host has been asked while this worker is in doubt. None: it no longer is."""
 
     def __contains__(self, machine: Machine) -> bool:
         if self._asked is not None and machine.id not in self._asked:
             return any(service.autostop != "off" for service in machine.config.services)
-        return self._runs.get(machine.id, ("", 0.0))[0] == machine.run_id
+        promise = self._runs.get(machine.id)
+        return promise is not None and promise.run_id == machine.run_id
 
-    def has(self, machine_id: str) -> bool:
-        """Whether this worker agreed, and nobody has needed it since."""
-        return machine_id in self._runs
+    def has(self, machine_id: str, grant: str) -> bool:
+        """Whether this worker agreed to what has this grant, and nobody has needed it since."""
+        promise = self._runs.get(machine_id)
+        return promise is not None and promise.grant == grant
 
-    def begin(self, machine_id: str, run_id: str, now: float) -> None:
-        self._runs[machine_id] = (run_id, now + LEAVING_S)
+    def begin(self, machine_id: str, run_id: str, *, grant: str, now: float) -> None:
+        self._runs[machine_id] = _Promise(run_id, grant, now + LEAVING_S)
 
     def end(self, machine_id: str) -> bool:
         """Its host was asked, or it is called off. Returns whether that is news."""
@@ -46,7 +57,7 @@ class Leaving:
 
     def lapsed(self, now: float) -> list[str]:
         """Those that were neither stopped nor called off: who decided about them is gone."""
-        return [machine_id for machine_id, (_, until) in self._runs.items() if until < now]
+        return [machine_id for machine_id, promise in self._runs.items() if promise.until < now]
 
     def doubt(self) -> None:
         """Somebody may decide without having asked this worker."""

@@ -113,13 +113,14 @@ class Routes:
         """How much this worker has on a run."""
         return sum(one.load for one in self.at_work() if one.machine.run_id == run_id)
 
-    def leave(self, machine_id: str, run_id: str, now: float) -> None:
+    def leave(self, machine_id: str, run_id: str, *, grant: str, now: float) -> None:
         """From now on a request for this run begins by asking its host."""
-        self._leaving.begin(machine_id, run_id, now)
+        self._leaving.begin(machine_id, run_id, grant=grant, now=now)
         self._reconsider(machine_id)
 
-    def leaves(self, machine_id: str) -> bool:
-        return self._leaving.has(machine_id)
+    def leaves(self, machine_id: str, grant: str) -> bool:
+        """Whether it was let go for this grant, and nobody has needed it since."""
+        return self._leaving.has(machine_id, grant)
 
     def stay(self, machine_id: str) -> None:
         """It does not leave: its host was asked, or whoever decided has called it off."""

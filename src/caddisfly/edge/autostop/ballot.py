@@ -39,11 +39,11 @@ class Ballot:
         edge, routes = self._edge, self._edge.routes
         if edge.wake.calling(request.machine_id):
             return self._no("a request waits for it")
-        if request.part and not routes.leaves(request.machine_id):
+        if request.part and not routes.leaves(request.machine_id, request.grant):
             return self._no("a request came for it")
         if not request.drain_s and routes.under_way(request.run_id):
             return self._no("a request is under way")
-        routes.leave(request.machine_id, request.run_id, edge.loop.time())
+        routes.leave(request.machine_id, request.run_id, grant=request.grant, now=edge.loop.time())
         open_ = edge.websockets(request.run_id) if request.part else []
         for websocket in open_:
             websocket.part()
@@ -53,7 +53,7 @@ class Ballot:
                 websocket.client.transport.abort()
         if open_:
             await self._drained(request, _CLOSE_S)
-        if not routes.leaves(request.machine_id):
+        if not routes.leaves(request.machine_id, request.grant):
             return self._no("a request came for it")
         websockets = len(edge.websockets(request.run_id))
         if under_way := routes.under_way(request.run_id) - websockets:
@@ -65,7 +65,7 @@ class Ballot:
         """What is under way has ended, but for WebSockets; or the time is over, or somebody needs the Machine."""
         edge, routes = self._edge, self._edge.routes
         until = edge.loop.time() + within_s
-        while routes.leaves(request.machine_id) and (under_way := routes.under_way(request.run_id)):
+        while routes.leaves(request.machine_id, request.grant) and (under_way := routes.under_way(request.run_id)):
             spared = 0 if request.part else len(edge.websockets(request.run_id))
             if under_way == spared or edge.loop.time() >= until:
                 return
@@ -73,7 +73,9 @@ class Ballot:
             await asyncio.sleep(_LOOK_S)
 
     async def stay(self, request: Stay) -> Nothing:
-        self._edge.routes.stay(request.machine_id)
+        # Not that of another decider, which may be about to use what this worker agreed to.
+        if self._edge.routes.leaves(request.machine_id, request.grant):
+            self._edge.routes.stay(request.machine_id)
         return Nothing()
 
     def _no(self, why: str) -> Vote:

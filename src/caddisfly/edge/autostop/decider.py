@@ -130,22 +130,22 @@ class Decider:
         call = contract.MachineCall(machine_id=machine.id, source="proxy")
         grant = (await host.call(contract.GRANT_REST, call)).grant
         try:
-            await self._agreed(departure)
+            await self._agreed(departure, grant)
             granted = contract.StopMachine(machine_id=machine.id, source="proxy", grant=grant, reason=departure.reason)
             return await self._asked(host, granted, suspend=departure.suspend)
         except Final:
             # Nothing is on its way: whoever stopped sending it requests may go on. After anything else the stop may
             # still arrive, and workers ask its host until that is over.
-            await tell_all(self._bus, STAY, Stay(machine_id=machine.id))
+            await tell_all(self._bus, STAY, Stay(machine_id=machine.id, grant=grant))
             raise
 
-    async def _agreed(self, departure: Departure) -> None:
+    async def _agreed(self, departure: Departure, grant: str) -> None:
         """Raises a `Final` when one of the workers needs it or does not answer."""
         machine, drain_s = departure.machine, 0.0 if departure.alone else _DRAIN_S
         wanted = await roster.members(self._bus)
-        question = Leave(machine_id=machine.id, run_id=machine.run_id, drain_s=drain_s)
+        question = Leave(machine_id=machine.id, run_id=machine.run_id, grant=grant, drain_s=drain_s)
         if await self._left(question, wanted):
-            parting = Leave(machine_id=machine.id, run_id=machine.run_id, drain_s=_PART_S, part=True)
+            parting = question.model_copy(update={"drain_s": _PART_S, "part": True})
             if await self._left(parting, wanted):
                 raise Needed("the machine is needed", why="WebSockets stay open")
 

@@ -49,6 +49,7 @@ class Leave(Message):
 
     machine_id: str
     run_id: str
+    grant: str
     drain_s: float = 0.0
     part: bool = False
 
@@ -65,7 +66,10 @@ class Vote(Message):
 
 
 class Stay(Message):
+    """What was asked for with this grant is called off."""
+
     machine_id: str
+    grant: str
 
 
 SHOW_LOADS = Method("loads", Nothing, Loads, 2)
