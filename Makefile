@@ -21,6 +21,7 @@ APART := $(addprefix tests/,bus checks cli client control deploys dev edge journ
 test: ## Check the code and run every test (ARGS="tests/cli -k apps" for some)
 	@scripts/setup --test
 	@$(MAKE) --no-print-directory check
+	@$(BIN)/caddis down # a computer has one agent, and the tests start their own; data stays
 ifdef ARGS
 	@$(BIN)/pytest $(ARGS)
 else
@@ -48,5 +49,5 @@ down: ## Stop the platform and its Machines; data stays
 	@if [ -x $(BIN)/caddis ]; then $(BIN)/caddis down; else echo "The platform is not set up."; fi
 
 clean: down ## Stop the platform and remove virtualenv and caches of this checkout; data stays
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist src/*.egg-info
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .schemathesis build dist src/*.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

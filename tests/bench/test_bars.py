@@ -50,6 +50,17 @@ RESULTS: dict[str, Any] = {
         },
         "creates_per_s": {"recorded": 600.0, "launched": 300.0},
     },
+    "microvms": {
+        "series": {
+            "microVM, create to its app's answer, no template": {"p50_ms": 2700.0},
+            "microVM, create to its app's answer": {"p50_ms": 1200.0},
+            "QEMU by hand, to its program's answer": {"p50_ms": 2500.0},
+            "microVM, suspend": {"p50_ms": 400.0},
+            "microVM, resume": {"p50_ms": 700.0},
+            "gVisor, suspend": {"p50_ms": 300.0},
+            "gVisor, resume": {"p50_ms": 300.0},
+        },
+    },
 }
 
 
@@ -87,6 +98,12 @@ def test_every_promise_is_judged_when_all_was_measured() -> None:
         "caddis dev, 150 creates per second / launched",
         "caddis dev, list of 1000 machines, p50 ms",
         "caddis dev, get, p99 ms",
+        "microVM, create to its app's answer, no template, ms",
+        "microVM, create to its app's answer, ms",
+        "microVM, suspend, ms",
+        "microVM, resume, ms",
+        "gVisor, suspend, ms",
+        "gVisor, resume, ms",
     ]
     assert all(bar.kept for bar in bars)
 
@@ -116,6 +133,8 @@ def test_what_was_not_measured_is_not_judged(part: str) -> None:
         ("dev", dev(launched=149)),
         ("dev", dev(list=50.1)),
         ("dev", dev(get=20.1)),
+        ("microvms", {"series": {"microVM, create to its app's answer": {"p50_ms": 1800.1}}}),
+        ("microvms", {"series": {"microVM, resume": {"p50_ms": 1000.1}}}),
     ],
 )
 def test_one_number_too_many_breaks_one_promise(part: str, changed: dict[str, Any]) -> None:

@@ -133,6 +133,8 @@ def test_exec_passes_input_on_when_asked_to(
     id = caddis_app.create()["id"]
     done = pipe("machine", "exec", "-i", id, "-a", caddis_app.name, "--", "cat", input=b"\x00\xff")
     assert (done.returncode, done.stdout) == (0, b"\x00\xff")
+    done = pipe("machine", "exec", "-i", id, "-a", caddis_app.name, "--", "echo", "--rollback=false", "--yes=true")
+    assert done.stdout == b"--rollback=false --yes=true\n", "words of the command are nobody's flags"
     done = pipe("machine", "exec", "-t", id, "-a", caddis_app.name, "--", "stty", "size")
     assert done.stdout == b"24 80\r\n"
 

@@ -36,6 +36,10 @@ class Named(MockDriver):
         return Fingerprint(works=self.works, version="1", reason="" if self.works else "no such thing here")
 
 
+class Guests(Named):
+    takes_drives = True
+
+
 class Pausing(Named):
     async def pause(self, id: str) -> None: ...
 
@@ -127,6 +131,16 @@ async def test_a_record_from_before_there_were_several_is_of_the_preferred_one(
     assert isinstance(await several.recover(ONE), Running)
     fresh = Choice(several.offers).incarnate(replace(a_machine(), isolation="", driver=""))
     assert (fresh.isolation, fresh.driver) == (CONTAINER, "oci/crun")
+
+
+async def test_a_record_from_before_there_were_microvms_is_of_none(crun: Named, a_sandbox: NewSandbox) -> None:
+    """A host that prefers microVMs since its upgrade would take such a Machine for lost, and run it twice."""
+    await crun.start(a_sandbox(ONE))
+    for several in (
+        Several({MICROVM: Guests("microvm/qemu"), CONTAINER: crun}, driver_of={ONE: ""}.get),
+        Several({MICROVM: Guests("microvm/qemu")}, driver_of={ONE: ""}.get, others=[crun]),
+    ):
+        assert isinstance(await several.recover(ONE), Running)
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,7 @@ async def test_what_cannot_begin_is_an_answer_like_any_other(
         '{"type":"resize","columns":0,"rows":1}',
         '{"type":"signal","signal":"SIGNOT"}',
         '{"type":"taken","bytes":"many"}',
+        '{"type":"taken","bytes":1e999}',
     ],
 )
 async def test_a_message_that_is_none_ends_it(knock: Knock, host: FakeHost, message: str | bytes) -> None:

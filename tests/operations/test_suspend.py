@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from caddisfly.host.drivers.conduct import Conduct
-from caddisfly.host.drivers.driver import Running, Sandbox
+from caddisfly.host.drivers.driver import NotSuspended, Running, Sandbox
+from caddisfly.host.drivers.mock import MockDriver
 from caddisfly.host.journal.operation import Operation
 from caddisfly.host.operations import lifecycle, plans
 from caddisfly.host.operations.lifecycle import Decision
-from caddisfly.host.operations.steps import STEPS
-from caddisfly.host.operations.work import Work
+from caddisfly.host.operations.steps import STEPS, save_memory
+from caddisfly.host.operations.work import GaveWay, Work
+from caddisfly.host.snapshots import Snapshots
 from caddisfly.model.config import Config
 from caddisfly.model.errors import InvalidArgument, Unavailable
 from caddisfly.model.machine import Exit, Machine
 from tests.conftest import eventually
 from tests.host.paths import assert_path
 from tests.operations.test_engine import World, world
+from tests.simulation.loop import SimLoop
 
 __all__ = ["world"]
 
@@ -163,6 +170,33 @@ async def test_who_needs_it_meanwhile_undoes_the_suspend(world: World) -> None:
     assert_path(again)
     world.driver.end(machine.run_id, Exit(exit_code=3))
     await eventually(lambda: world.engine.get(machine.id).state == "stopped")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_driver_is_not_told_to_keep_running_what_it_has_not_begun_to_suspend(tmp_path: Path, seed: int) -> None:
+    """Whichever of the two an event loop comes to first."""
+    said: list[str] = []
+
+    class Slow(MockDriver):
+        async def suspend(self, id: str, directory: Path) -> None:
+            said.append("suspend")
+            await asyncio.sleep(1)
+            raise NotSuspended("it was needed")
+
+        async def keep_running(self, id: str) -> bool:
+            said.append("keep running")
+            return True
+
+    parts = SimpleNamespace(driver=Slow(), snapshots=Snapshots(tmp_path))
+    work: Any = SimpleNamespace(parts=parts, machine=SimpleNamespace(run_id="a-1"), give_way=asyncio.Event())
+    work.give_way.set()
+    loop = SimLoop(random.Random(seed), shuffle=1.0)
+    try:
+        with pytest.raises(GaveWay):
+            loop.run_until_complete(save_memory.run(work))
+    finally:
+        loop.bury()
+    assert said == ["suspend", "keep running"]
 
 
 async def test_a_start_that_comes_too_late_to_undo_it_resumes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

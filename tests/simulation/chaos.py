@@ -1,8 +1,15 @@
-"""What happens in a run: one random operation at a time, from callers, sandboxes, or bad luck."""
+"""What happens in a run: one random operation at a time, from callers, sandboxes, or bad luck.
+
+Each run has a weather of its own. Some kinds of bad luck never come in it and others twice as often, because one hides
+what another does: an agent that dies every moment is followed by one that puts all in order. And some lie in wait: they
+come just in the moments of one kind, a few milliseconds that chance alone hardly ever hits.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from caddisfly.bus import contract
@@ -11,6 +18,8 @@ from caddisfly.model.errors import Problem
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
+
+Ambush = Callable[["World"], None]
 
 _MACHINES = 6
 _APP = contract.AppRecord(id="app1", name="demo", org_id="org1", org_slug="personal", network_id=7)
@@ -25,7 +34,7 @@ def pause(world: World) -> float:
 
 
 def step(world: World) -> None:
-    world.chance.choices(_STEPS, _WEIGHTS)[0](world)
+    world.chance.choices(_STEPS, world.weather.weights)[0](world)
 
 
 def _config(world: World) -> dict[str, Any]:
@@ -38,9 +47,9 @@ def _config(world: World) -> dict[str, Any]:
     }
     if world.happens(0.1):
         config["auto_destroy"] = True
-    if world.happens(0.3):
+    if world.happens(world.weather.several):
         config["containers"] = _containers(world)
-    elif world.happens(0.15):
+    elif world.happens(world.weather.several / 2):
         config["processes"] = [{"cmd": [str(number)]} for number in range(chance.choice((1, 2, 3)))]
     if world.happens(0.4):
         config["rootfs"] = {"persist": chance.choice(("restart", "always"))}
@@ -66,9 +75,11 @@ def _there(world: World) -> list[str]:
     return [machine.id for machine in world.disk.machines.values() if machine.id not in world.disk.destroyed]
 
 
-def _one(world: World) -> str:
-    """Mostly a Machine that is there; now and then one that is gone, or whose create is still under way."""
+def _one(world: World, *fitting: str) -> str:
+    """Mostly one that is there, and rather in such a state; now and then one that is gone, or is being created."""
     there = _there(world)
+    if fitting and world.happens(0.7):
+        there = [id for id in there if world.disk.machines[id].state in fitting] or there
     if there and not world.happens(0.1):
         return world.chance.choice(there)
     return world.chance.choice(world.created) if world.created else "0" * 14
@@ -87,11 +98,11 @@ def create(world: World) -> None:
 
 
 def start(world: World) -> None:
-    world.call(contract.START_MACHINE, contract.MachineCall(machine_id=_one(world)))
+    world.call(contract.START_MACHINE, contract.MachineCall(machine_id=_one(world, states.STOPPED, states.SUSPENDED)))
 
 
 def wake(world: World) -> None:
-    world.call(contract.WAKE_MACHINE, contract.MachineCall(machine_id=_one(world), source="proxy"))
+    world.call(contract.WAKE_MACHINE, contract.MachineCall(machine_id=_one(world, states.SUSPENDED), source="proxy"))
 
 
 def stop(world: World) -> None:
@@ -101,7 +112,8 @@ def stop(world: World) -> None:
 
 def suspend(world: World) -> None:
     source = "proxy" if world.happens(0.5) else "user"
-    world.call(contract.SUSPEND_MACHINE, contract.MachineCall(machine_id=_one(world), source=source))
+    request = contract.MachineCall(machine_id=_one(world, states.STARTED), source=source)
+    world.call(contract.SUSPEND_MACHINE, request)
 
 
 def restart(world: World) -> None:
@@ -165,6 +177,12 @@ def crash(world: World) -> None:
     """The agent dies some callbacks from now: at any point of anything, its own start included."""
     if world.process is not None and not world.process.dead:
         world.process.fuse = 1 + int(world.chance.random() ** 2 * 200)
+
+
+def die(world: World) -> None:
+    """The agent dies before it does anything else."""
+    if world.process is not None and not world.process.dead:
+        world.process.fuse = 1
 
 
 def retire(world: World) -> None:
@@ -245,6 +263,53 @@ _OPERATIONS = {
     retire: 0.7,
     park: 0.3,
     lose_bus: 1,
-    reboot: 0.3,
+    reboot: 0.5,
 }
-_STEPS, _WEIGHTS = tuple(_OPERATIONS), tuple(_OPERATIONS.values())
+_STEPS = tuple(_OPERATIONS)
+_BAD_LUCK = (get_stuck, rot, fill_disk, crash, retire, park, lose_bus, reboot)
+
+
+def _lose_power(world: World) -> None:
+    world.loop.later(world.brief(), reboot, world)
+
+
+def _rot_soon(world: World) -> None:
+    world.loop.later(world.chance.random() * 2, rot, world)
+
+
+_AMBUSHES: tuple[tuple[str, Ambush, float], ...] = (
+    ("begun", fill_disk, 0.4),
+    ("begun", die, 0.1),
+    ("stopping", fill_disk, 0.5),
+    ("stopping", die, 0.1),
+    ("exit", fill_disk, 0.1),
+    ("exit", die, 0.05),
+    ("suspend", _lose_power, 0.2),
+    ("seal", _lose_power, 0.5),
+    ("seal", _rot_soon, 0.4),
+    ("resume", _lose_power, 0.2),
+    ("loaded", _lose_power, 0.5),
+)
+"""In which moment what may come, and how likely it does in a run in which it lies in wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weather:
+    """Which bad luck there is in a run."""
+
+    weights: tuple[float, ...]
+    several: float
+    """How likely a Machine has several programs, and so cannot be suspended."""
+    ambushes: Mapping[str, tuple[tuple[Ambush, float], ...]]
+
+    @classmethod
+    def drawn(cls, chance: Random) -> Weather:
+        often = [
+            weight * chance.choice((0, 1, 2) if what in _BAD_LUCK else (0.5, 1, 2))
+            for what, weight in _OPERATIONS.items()
+        ]
+        waiting: dict[str, tuple[tuple[Ambush, float], ...]] = {}
+        for moment, strike, probability in _AMBUSHES:
+            if chance.random() < 0.4:
+                waiting[moment] = (*waiting.get(moment, ()), (strike, probability))
+        return cls(tuple(often), chance.choice((0.0, 0.3, 0.7)), waiting)

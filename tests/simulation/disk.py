@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caddisfly.host.drivers.driver import Sandbox
-from caddisfly.host.drivers.notes import State, encoded, plan_of
+from caddisfly.host.drivers.notes import State, encoded, not_written, plan_of
 from caddisfly.host.journal.journal import Contents, Stale, Write
 from caddisfly.host.journal.operation import Operation
 from caddisfly.model import states
@@ -121,8 +121,9 @@ class Disk:
 class SimNotes:
     """Of all pods, in the memory of the host: there until it reboots. Read as another process does, through JSON."""
 
-    def __init__(self, disk: Disk) -> None:
-        self._disk = disk
+    def __init__(self, disk: Disk, *, before: Callable[[str], None] = lambda moment: None) -> None:
+        """`before` is told when it is about to be written that a pod has begun, or is to stop."""
+        self._disk, self._before = disk, before
         self._homes: set[str] = set()
         self._plans: dict[str, Sandbox] = {}
         self._states: dict[str, State] = {}
@@ -137,9 +138,14 @@ class SimNotes:
         return plan_of(json.loads(encoded(plan))) if plan is not None else None
 
     def keep(self, id: str, state: State) -> None:
+        old = self._states.get(id)
+        if state.stopping and not (old and old.stopping):
+            self._before("stopping")
+        elif state.begun and not (old and old.begun):
+            self._before("begun")
         self._room()
         if id not in self._homes:
-            raise FileNotFoundError(id)
+            raise not_written(FileNotFoundError(id), Path(id))
         self._states[id] = state
 
     def state(self, id: str) -> State | None:
@@ -165,7 +171,7 @@ class SimNotes:
     def _room(self) -> None:
         """A host that is full is full everywhere."""
         if self._disk.full:
-            raise OSError(errno.ENOSPC, "no space left on device")
+            raise not_written(OSError(errno.ENOSPC, "no space left on device"), Path("/simulated/pods"))
 
 
 Work = Callable[[], Any]
@@ -188,7 +194,12 @@ class SimJournal:
         self._commit()
 
     async def write(self, change: Write) -> None:
-        await self._do(lambda: self._disk.write(change))
+        await self._do(lambda: self._written(change))
+
+    def _written(self, change: Write) -> None:
+        self._disk.write(change)
+        if change.end and change.machine.state == states.STARTED:
+            self._world.rooms.left_of(change.machine)
 
     async def progress(self, operation: Operation) -> None:
         await self._do(lambda: self._disk.progress(operation))

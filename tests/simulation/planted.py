@@ -26,14 +26,33 @@ from caddisfly.host.operations.engine import Engine
 from caddisfly.host.operations.steps import STEPS, await_exit
 from caddisfly.host.operations.work import Parts, Work
 from caddisfly.model import states
-from caddisfly.model.errors import Problem
+from caddisfly.model.errors import Problem, Unavailable
 from caddisfly.model.machine import Exit, Machine
 from tests.simulation.disk import SimJournal
 
 Patch = tuple[object, str, Any]
 _COMMIT, _APPLY, _RESUME, _ADOPT = Engine._commit, Engine._apply, Engine._resume, Engine.adopt
 _EXITED, _FINISHED, _START, _FAILED = lifecycle.exited, lifecycle.finished, lifecycle.start, lifecycle.failed
-_SWEEP = Agent._sweep
+_WATCH, _RELEASE, _SWEEP = Engine._watch, engine_module.release_sandbox.run, Agent._sweep
+
+
+class _Inside:
+    """True in a task that is inside a call. What is replaced around a call stays so when the agent dies in it."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any] | None] = set()
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        task = asyncio.current_task()
+        self._tasks.add(task)
+        try:
+            yield
+        finally:
+            self._tasks.discard(task)
+
+    def __bool__(self) -> bool:
+        return asyncio.current_task() in self._tasks
 
 
 def intent_after_effect() -> list[Patch]:
@@ -52,7 +71,7 @@ def intent_after_effect() -> list[Patch]:
 
 
 async def _awaitable_write(self: SimJournal, change: Write) -> None:
-    await self._do(lambda: self._disk.write(change))
+    await self._do(lambda: self._written(change))
 
 
 def incarnation_only_in_memory() -> list[Patch]:
@@ -81,14 +100,17 @@ def shown_before_durable() -> list[Patch]:
 def resume_skips_release() -> list[Patch]:
     """After a crash a start goes on with a new incarnation, and what the old one had stays."""
 
-    async def resume(self: Engine, work: Work) -> None:
-        async def nothing(work: Work) -> None:
-            return
+    resuming = _Inside()
 
-        with mock.patch.object(engine_module.release_sandbox, "run", nothing):
+    async def resume(self: Engine, work: Work) -> None:
+        with resuming.entered():
             await _RESUME(self, work)
 
-    return [(Engine, "_resume", resume)]
+    async def release(work: Work) -> None:
+        if not resuming:
+            await _RELEASE(work)
+
+    return [(Engine, "_resume", resume), (engine_module.release_sandbox, "run", release)]
 
 
 def resume_starts_beside() -> list[Patch]:
@@ -165,11 +187,17 @@ def watcher_gives_up() -> list[Patch]:
 def nobody_watches_after_crash() -> list[Patch]:
     """What is found running is not waited for."""
 
+    adopting = _Inside()
+
     async def adopt(self: Engine, machine: Machine, operation: Operation | None) -> None:
-        with mock.patch.object(Engine, "_watch"):
+        with adopting.entered():
             await _ADOPT(self, machine, operation)
 
-    return [(Engine, "adopt", adopt)]
+    def watch(self: Engine, machine: Machine) -> None:
+        if not adopting:
+            _WATCH(self, machine)
+
+    return [(Engine, "adopt", adopt), (Engine, "_watch", watch)]
 
 
 def no_lock() -> list[Patch]:
@@ -364,11 +392,17 @@ def pod_counts_in_memory() -> list[Patch]:
 def pod_left_alone_after_crash() -> list[Patch]:
     """The programs that are found running are looked after by nobody."""
 
+    adopting = _Inside()
+
     async def adopt(self: Pod, state: State) -> None:
-        with mock.patch.object(Pod, "_go_on"):
+        with adopting.entered():
             await _ADOPT_POD(self, state)
 
-    return [(Pod, "adopt", adopt)]
+    def go_on(self: Pod) -> None:
+        if not adopting:
+            _GO_ON(self)
+
+    return [(Pod, "adopt", adopt), (Pod, "_go_on", go_on)]
 
 
 def pod_ends_only_newest() -> list[Patch]:
@@ -386,15 +420,12 @@ def pod_ends_only_newest() -> list[Patch]:
 
 
 def pod_begun_before_noted() -> list[Patch]:
-    """A pod counts as begun though that could not be written: who tries again finds nothing to do.
-
-    Not in the list: schedules have not come upon it any more since they also suspend.
-    """
+    """A pod counts as begun though that could not be written: who tries again finds nothing to do."""
 
     async def begin(self: Pod) -> None:
         try:
             await _BEGIN_POD(self)
-        except OSError:
+        except Unavailable:
             self.begun = all(part.running or part.member.after for part in self._parts)
             raise
 
@@ -437,14 +468,18 @@ def snapshot_used_twice() -> list[Patch]:
         finally:
             work.alter = alter
 
-    async def check(work: Work) -> None:
-        async def same(parts: Parts, machine: Machine) -> dict[str, str]:
-            return dict(machine.snapshot.roots) if machine.snapshot is not None else {}
+    checking = _Inside()
 
-        with mock.patch.object(root, "marks", same):
+    async def check(work: Work) -> None:
+        with checking.entered():
             await _CHECK_STEP(work)
 
-    return [(STEPS, plans.RESUME_SANDBOX, step), (STEPS, plans.CHECK_SNAPSHOT, check)]
+    async def marks(parts: Parts, machine: Machine) -> dict[str, str]:
+        if not checking or machine.snapshot is None:
+            return await _MARKS(parts, machine)
+        return dict(machine.snapshot.roots)
+
+    return [(STEPS, plans.RESUME_SANDBOX, step), (STEPS, plans.CHECK_SNAPSHOT, check), (root, "marks", marks)]
 
 
 def snapshot_left_behind() -> list[Patch]:
@@ -468,8 +503,8 @@ def suspend_goes_on_after_reboot() -> list[Patch]:
     return [(Engine, "_resume_suspend", lambda self, work: None)]
 
 
-_RESUME_STEP, _CHECK_STEP = STEPS[plans.RESUME_SANDBOX], STEPS[plans.CHECK_SNAPSHOT]
-_ADOPT_POD, _BEGIN_POD, _INCARNATE = Pod.adopt, Pod.begin, Choice.incarnate
+_RESUME_STEP, _CHECK_STEP, _MARKS = STEPS[plans.RESUME_SANDBOX], STEPS[plans.CHECK_SNAPSHOT], root.marks
+_ADOPT_POD, _BEGIN_POD, _GO_ON, _INCARNATE = Pod.adopt, Pod.begin, Pod._go_on, Choice.incarnate
 
 BUGS: dict[str, Callable[[], list[Patch]]] = {
     plant.__name__: plant
@@ -504,6 +539,7 @@ BUGS: dict[str, Callable[[], list[Patch]]] = {
         pod_counts_in_memory,
         pod_left_alone_after_crash,
         pod_ends_only_newest,
+        pod_begun_before_noted,
         pod_needs_room_to_stop,
         driver_not_recorded,
         snapshot_not_checked,

@@ -171,6 +171,7 @@ class Rooms:
             world.complain(f"{id} was resumed after its Machine was destroyed")
         box = self.boxes[id] = Box(id, version, driver=driver, made=False, count=saved.count)
         self._work(box, root)
+        world.moment("loaded")
 
     def _write(self, id: str, root: str) -> None:
         if not kept_for(root):
@@ -208,6 +209,7 @@ class Rooms:
         box.exit = Exit(
             exit_code=code, error=f"run {id}", oom_killed=code == 137, at_ms=int(self.world.loop.wall() * 1000)
         )
+        self.world.moment("exit")
         for waiter in box.waiters:
             if not waiter.done():
                 waiter.set_result(box.exit)
@@ -218,6 +220,14 @@ class Rooms:
         machine = self.world.disk.machines.get(id.partition("-")[0])
         if machine is None or (id.partition(".")[0] != machine.run_id and id not in root_keys(machine).values()):
             self.world.complain(f"{what} of {id} before it was journaled")
+
+    def left_of(self, machine: Machine) -> None:
+        """Who is up has nothing left of earlier incarnations, nor of the memory that it was resumed from."""
+        there = (*self.boxes, *self.roots, *self.dirty, *self.links)
+        old = [id for id in there if not kept_for(id) and id.partition(".")[0] not in (machine.run_id, machine.root_of)]
+        for id in (*old, *self.snapshots):
+            if id.startswith(f"{machine.id}-"):
+                self.world.complain(f"{id} is left, and its Machine runs as {machine.run_id}")
 
     def unowned(self, id: str) -> None:
         """What is swept must belong to nobody."""
@@ -269,6 +279,7 @@ class _Room:
             if isinstance(problem, TimeoutError | Unavailable) and world.happens(0.1):
                 delay = 30.0  # it hangs until it is given up
         world.note(what, id, f"{problem!r} {'before' if before else 'after'}" if problem else "")
+        world.moment(what)
 
         def run() -> None:
             if process is not None and process.effects.pop(id_of_effect, None) is None:
@@ -372,7 +383,6 @@ class SimDriver(_Room):
                 raise NotSuspended("a connection is open")
             self._rooms.end(id, 137)
             raise Unavailable("suspend does not work now")
-        self._bad_luck()
         await self._effect("suspend", id, lambda: self._rooms.save(id))
         if not box.away:
             raise NotSuspended("it was needed, or has ended")
@@ -392,17 +402,8 @@ class SimDriver(_Room):
             return Running(1)
         if self._world.faults and self._world.happens(0.05):
             raise Unusable("it cannot be read")
-        self._bad_luck()
         await self._effect("resume", id, lambda: self._loaded(id, version, sandbox.root.name))
-        self._bad_luck()
         return Running(1)
-
-    def _bad_luck(self) -> None:
-        """The host loses power just when a memory is on its way to the disk, or back."""
-        from tests.simulation import chaos
-
-        if self._world.faults and self._world.happens(0.15):
-            self._world.loop.later(self._world.chance.random() * 0.1, chaos.reboot, self._world)
 
     def _loaded(self, id: str, version: str, root: str) -> None:
         if id not in self._rooms.boxes:

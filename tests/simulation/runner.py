@@ -69,6 +69,25 @@ def _work(share: tuple[list[int], int, str, bool]) -> list[Outcome]:
     return list(play_some(seeds, operations=operations, bug=bug, trace=trace))
 
 
+def find(bugs: Iterable[str], seeds: range, *, operations: int, processes: int) -> int:
+    """Plant one bug after the other; print which seed was the first to find it. Returns 1 when one was not found."""
+    pool = multiprocessing.Pool(processes, maxtasksperchild=1)
+    missed = 0
+    for bug, found in pool.imap(_find, [(bug, seeds, operations) for bug in bugs], chunksize=1):
+        missed += found is None
+        said = f"{bug}: seed {found.seed}: {found.report.splitlines()[1]}" if found else f"{bug}: not found"
+        print(said, flush=True)  # noqa: T201 - what was asked for
+    pool.close()
+    pool.join()
+    return 1 if missed else 0
+
+
+def _find(wanted: tuple[str, range, int]) -> tuple[str, Outcome | None]:
+    bug, seeds, operations = wanted
+    outcomes = play_some(seeds, operations=operations, bug=bug)
+    return bug, next((outcome for outcome in outcomes if outcome.report), None)
+
+
 def play(
     seeds: range, *, operations: int, processes: int, bug: str = "", trace: bool = False, digests: bool = False
 ) -> int:

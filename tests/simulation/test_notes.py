@@ -13,6 +13,7 @@ from caddisfly.host.drivers.mock import MockDriver
 from caddisfly.host.drivers.notes import FileNotes, Notes, State
 from caddisfly.host.drivers.pods import Pods
 from caddisfly.model.duration import Duration
+from caddisfly.model.errors import Retryable, Unavailable
 from caddisfly.model.program import STARTED, RestartPolicy, StopConfig
 from tests.simulation.disk import Disk, SimNotes
 
@@ -78,8 +79,19 @@ def test_what_is_forgotten_is_gone(notes: Notes) -> None:
     notes.forget(_ID)
     assert (notes.plan(_ID), notes.state(_ID), notes.has(_ID), notes.known()) == (None, None, False, frozenset())
     notes.forget(_ID)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(Unavailable):
         notes.keep(_ID, _STATE)
+
+
+def test_what_could_not_be_written_is_when_it_is_tried_again(tmp_path: Path) -> None:
+    home = tmp_path / "pods"
+    home.touch()
+    notes = FileNotes(home)
+    with pytest.raises(Retryable, match=str(home)):
+        notes.begin(_PLAN)
+    home.unlink()
+    notes.begin(_PLAN)
+    assert notes.plan(_ID) == _PLAN
 
 
 def test_a_plan_that_an_agent_died_over_is_none_and_leaves_a_trace(tmp_path: Path) -> None:
@@ -112,7 +124,7 @@ async def test_a_pod_that_could_not_be_noted_as_begun_begins_when_there_is_room(
     refused: list[str] = []
     pods = Pods(MockDriver(), notes=Filling(disk))
     plan = _sandbox(_member("a"), _member("b"))
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(Unavailable, match="no space"):
         await pods.start(plan)
     disk.full = False
     await pods.start(plan)

@@ -37,7 +37,7 @@ from caddisfly.model.config import Config
 from caddisfly.model.errors import Problem
 from caddisfly.model.isolation import CONTAINER
 from caddisfly.model.machine import Machine
-from tests.simulation import invariants
+from tests.simulation import chaos, invariants
 from tests.simulation.bus import Server, SimClient
 from tests.simulation.disk import Disk, SimJournal, SimNotes
 from tests.simulation.loop import Process, SimLoop
@@ -47,6 +47,8 @@ HOST_ID = "0a7b0018"
 _BOUND_S = 900.0
 """Virtual seconds in which everything must have come to rest. The longest honest path is a few retried operations."""
 _TRACE_KEPT = 1000
+_CALM = 0.02
+"""Probability that the faults stop after an operation until all was judged: an agent that dies later may cure it."""
 _OF_A_MACHINE = re.compile(r"-[0-9a-f]{14}")
 
 
@@ -134,12 +136,13 @@ class World:
         self.complaints: list[str] = []
         self.trace: list[tuple[float, str, str, object]] = []
         self.disk = Disk(self.complain)
-        self.notes = SimNotes(self.disk)
+        self.notes = SimNotes(self.disk, before=self.moment)
         self.rooms = Rooms(self)
         self.server = Server(self)
         self.faults = True
         self.trouble = self.chance.choice((0.0, 0.02, 0.1, 0.3))
         """Probability that a call of a room fails."""
+        self.weather = chaos.Weather.drawn(self.chance)
         self.journal: SimJournal | None = None
         self.process: Process | None = None
         self.agent: Agent | None = None
@@ -159,6 +162,12 @@ class World:
 
     def happens(self, probability: float) -> bool:
         return self.chance.random() < probability
+
+    def moment(self, what: str) -> None:
+        """A moment of a kind for which bad luck may lie in wait."""
+        for strike, probability in self.weather.ambushes.get(what, ()):
+            if self.faults and self.happens(probability):
+                strike(self)
 
     def brief(self) -> float:
         """How long something local takes, in seconds: mostly a few milliseconds."""
@@ -285,20 +294,15 @@ class World:
         self.projection._listeners.append(self._told)
         self.boot()
         await asyncio.sleep(0.5)
-        from tests.simulation import chaos
-
         for _ in range(self.operations):
             chaos.step(self)
             await asyncio.sleep(chaos.pause(self))
+            if self.happens(_CALM):
+                await self._calm()
+                self.faults = True
             if self.complaints:
                 return
-        self.note("quiet")
-        self.faults = False
-        self.disk.full = False
-        self.server.start()
-        if self.process is not None:
-            self.process.fuse = 0
-        await self._settle()
+        await self._calm()
         if not self.complaints and self.happens(0.2):
             # What is at rest stays so over one more crash.
             assert self.process is not None
@@ -306,6 +310,16 @@ class World:
             await asyncio.sleep(2)
             await self._settle()
         self.complaints += invariants.broken_histories(self)
+
+    async def _calm(self) -> None:
+        """No bad luck any more, and everything is judged."""
+        self.note("quiet")
+        self.faults = False
+        self.disk.full = False
+        self.server.start()
+        if self.process is not None:
+            self.process.fuse = 0
+        await self._settle()
 
     async def _settle(self) -> None:
         until = self.loop.time() + _BOUND_S

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from caddisfly.up import commands, doctor_builds, doctor_isolation, doctor_kvm
+from caddisfly.up import commands, doctor_builds, doctor_isolation, doctor_kernel, doctor_kvm
 from caddisfly.up.doctor_kernel import layout
 from caddisfly.up.examination import Check, Ran, bench
 from caddisfly.up.settings import load
@@ -168,3 +168,19 @@ def test_a_command_that_hangs_is_given_up() -> None:
 @pytest.mark.parametrize(("output", "last"), [("a\nb\n\n", "b"), ("", "exit code 3")])
 def test_the_last_line_is_what_is_shown(output: str, last: str) -> None:
     assert Ran(3, output).last_line == last
+
+
+def test_it_says_when_nothing_stands_between_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a firewall script that flushed everything while no agent ran."""
+    table = f"caddistest{os.getpid()}"
+    monkeypatch.setattr(doctor_kernel, "TABLE", table)
+    assert doctor_kernel.rules_of_machines([]) == []
+    (gone,) = doctor_kernel.rules_of_machines(["cfm1", "cfm2"])
+    assert (gone.result, "2 Machines are plugged in, and nothing stands between them" in gone.found) == ("fail", True)
+    assert "the agent makes them anew" in gone.next
+    subprocess.run(["nft", "add", "table", "inet", table], check=True)
+    try:
+        (there,) = doctor_kernel.rules_of_machines(["cfm1"])
+    finally:
+        subprocess.run(["nft", "delete", "table", "inet", table], check=True)
+    assert there.result == "ok"

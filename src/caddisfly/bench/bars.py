@@ -41,6 +41,7 @@ def judge(results: Results) -> list[Bar]:
         "builds": _builds,
         "images": _images,
         "deploys": _deploys,
+        "microvms": _microvms,
     }
     return [bar for part, of_part in judges.items() if part in results for bar in of_part(results[part])]
 
@@ -142,3 +143,21 @@ def _images(found: dict[str, Any]) -> list[Bar]:
         limit = 1.0 if peer.startswith("docker") else 0.5
         bars.append(Bar(name=f"image from registry to runnable / {peer}", measured=ratio, limit=limit))
     return bars
+
+
+def _microvms(found: dict[str, Any]) -> list[Bar]:
+    """Where the processor is emulated; a KVM has to be faster."""
+    limits = {
+        "microVM, create to its app's answer, no template": 4500.0,
+        "microVM, create to its app's answer": 1800.0,
+        "microVM, suspend": 500.0,
+        "microVM, resume": 1000.0,
+        "gVisor, suspend": 500.0,
+        "gVisor, resume": 500.0,
+    }
+    series = found["series"]
+    return [
+        Bar(name=f"{name}, ms", measured=series[name]["p50_ms"], limit=limit)
+        for name, limit in limits.items()
+        if name in series
+    ]

@@ -11,7 +11,7 @@ import typer
 
 from caddisfly.cli import show
 
-PARTS = ("create", "wake", "edge", "memory", "push", "api", "builds", "deploys", "many", "dev", "images")
+PARTS = ("create", "wake", "edge", "memory", "push", "api", "builds", "deploys", "many", "dev", "images", "microvms")
 _EDGE_S = 15.0
 
 
@@ -47,7 +47,20 @@ def register(program: typer.Typer) -> None:
 
 
 async def _measure(parts: tuple[str, ...], rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    from caddisfly.bench import api, builds, computer, deploys, dev, edge, images, machines, many, memory, push
+    from caddisfly.bench import (
+        api,
+        builds,
+        computer,
+        deploys,
+        dev,
+        edge,
+        images,
+        machines,
+        many,
+        memory,
+        microvms,
+        push,
+    )
     from caddisfly.bench.platform import Platform, platform
 
     current = asyncio.current_task()
@@ -82,4 +95,7 @@ async def _measure(parts: tuple[str, ...], rounds: int) -> tuple[dict[str, Any],
     if "images" in parts:
         show.note("measuring images")
         results["images"] = await images.measure(rounds=rounds)
+    if "microvms" in parts:
+        show.note("measuring microvms")
+        results["microvms"] = await microvms.measure(rounds=min(rounds, 10))
     return facts, {part: results[part] for part in PARTS if part in results}

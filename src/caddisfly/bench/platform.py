@@ -43,8 +43,11 @@ class Platform:
 
 
 @asynccontextmanager
-async def platform() -> AsyncIterator[Platform]:
-    """Start one. Raises `FailedPrecondition` when this computer runs one already, or is not root's."""
+async def platform(*, isolation: str = "") -> AsyncIterator[Platform]:
+    """Start one, with its own choice of isolation if none is named.
+
+    Raises `FailedPrecondition` when this computer runs one already, or is not root's.
+    """
     if os.geteuid() != 0:
         raise FailedPrecondition("measuring Machines needs root", next="sudo caddis bench")
     refuse_if_taken()
@@ -59,6 +62,7 @@ async def platform() -> AsyncIterator[Platform]:
         f'[bus]\nport = {bus}\n[control]\nlisten_port = {control}\n[edge]\nhttp_listen = ["127.0.0.1:{edge}"]\n'
         '[images]\nstore_size_gb = 8\n[host]\nipv4_pool = "10.212.0.0/16"\n'
         "memory_overcommit = 4\ncpu_overcommit = 16\n"  # for the two hundred that idle
+        + (f'isolation = "{isolation}"\n' if isolation else "")
     )
     # Settings and tokens of the caller's environment belong to another platform.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("CADDIS_", "FLY_"))}

@@ -73,6 +73,12 @@ _SWITCHES = re.compile(r"--(ha|smoke-checks|rollback|detach|yes|now)=(true|false
 _ON_ONLY = ("detach", "yes", "now")
 
 
+def _flags(words: list[str]) -> list[str]:
+    """What stands after `--` is somebody else's, such as a command's in a Machine."""
+    end = words.index("--") if "--" in words else len(words)
+    return [*map(_flag, words[:end]), *words[end:]]
+
+
 def _flag(word: str) -> str:
     """`--ha=false`, as Fly's users write it, is `--no-ha`."""
     said = _SWITCHES.fullmatch(word)
@@ -90,7 +96,7 @@ def guarded(program: typer.Typer) -> int:
     """Errors of ours in three lines; a bug in one, unless CADDIS_DEBUG is set."""
     from caddisfly.model.errors import InvalidArgument, Problem, Unprocessable
 
-    sys.argv[1:] = [_flag(word) for word in sys.argv[1:]]
+    sys.argv[1:] = _flags(sys.argv[1:])
     try:
         program()
     except SystemExit as leave:

@@ -10,59 +10,28 @@ from typing import Annotated
 import typer
 
 from caddisfly.cli import build_flags, show
-from caddisfly.cli.build_flags import (
-    BuildArg,
-    BuildSecret,
-    BuildTarget,
-    Dockerfile,
-    Ignorefile,
-    Label,
-    LocalOnly,
-    NoCache,
-    Tag,
-    WarnSize,
-)
+from caddisfly.cli.build_flags import Order
 from caddisfly.cli.config import Config, Environment, Lenient
 from caddisfly.cli.target import App, AsJson
 
 
+@build_flags.taken
 def build(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The folder. Default: this one.")] = Path("."),
     app: App = "",
     config: Config = "",
     env: Environment = "",
     lenient: Lenient = False,
-    dockerfile: Dockerfile = "",
-    ignorefile: Ignorefile = "",
-    build_target: BuildTarget = "",
-    build_arg: BuildArg = None,
-    build_secret: BuildSecret = None,
-    label: Label = None,
-    tag: Tag = "",
-    no_cache: NoCache = False,
-    local_only: LocalOnly = False,
+    order: Order = build_flags.UNSAID,
     push: Annotated[
         bool, typer.Option("--push", help="With --local-only: push the image to the platform's registry.")
     ] = False,
-    build_context_warn_size: WarnSize = build_flags.WARN_SIZE,
     json: AsJson = False,
 ) -> None:
     """Build an image from a folder."""
     from caddisfly.launch.build import display, image
 
     toml, section = build_flags.fly_toml(directory, config, env, lenient=lenient)
-    order = build_flags.Order(
-        dockerfile=dockerfile,
-        ignorefile=ignorefile,
-        target=build_target,
-        args=build_arg or (),
-        secrets=build_secret or (),
-        labels=label or (),
-        tag=tag,
-        no_cache=no_cache,
-        local_only=local_only,
-        warn_size=build_context_warn_size,
-    )
     prepared = order.prepare((Path.cwd() / directory).resolve(), section)
     if prepared.recipe.image:
         show.note("There is nothing to build: [build] in fly.toml names an image")

@@ -1,10 +1,14 @@
-"""The flags that say how an image is built, shared by `build`, `deploy` and `launch`, and what they mean together."""
+"""The flags that say how an image is built, shared by `build`, `deploy` and `launch`, and what they mean together.
+
+Typer knows a command by its parameters and has no way to share some of them. `taken` puts them there.
+"""
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -104,6 +108,51 @@ class Order:
         if self.local_only:
             return _here(prepared, extras, shown, app=app, push=push)
         return _on_platform(prepared, extras, shown, app=target.app_name(app))
+
+
+UNSAID = Order()
+
+
+def _order(
+    dockerfile: Dockerfile = "",
+    ignorefile: Ignorefile = "",
+    build_target: BuildTarget = "",
+    build_arg: BuildArg = None,
+    build_secret: BuildSecret = None,
+    label: Label = None,
+    tag: Tag = "",
+    no_cache: NoCache = False,
+    local_only: LocalOnly = False,
+    build_context_warn_size: WarnSize = WARN_SIZE,
+) -> Order:
+    return Order(
+        dockerfile=dockerfile,
+        ignorefile=ignorefile,
+        target=build_target,
+        args=build_arg or (),
+        secrets=build_secret or (),
+        labels=label or (),
+        tag=tag,
+        no_cache=no_cache,
+        local_only=local_only,
+        warn_size=build_context_warn_size,
+    )
+
+
+def taken(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with these flags in the place of its parameter `order`, which gets what they say."""
+    flags = inspect.signature(_order, eval_str=True).parameters
+    own = inspect.signature(command, eval_str=True)
+    parameters = [one for old in own.parameters.values() for one in (flags.values() if old.name == "order" else [old])]
+
+    def run(*given: Any, **named: Any) -> None:
+        said = {name: named.pop(name) for name in flags if name in named}
+        command(*given, order=_order(**said), **named)
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
 
 
 def _on_platform(prepared: Prepared, extras: Extras, shown: Display, *, app: str) -> Made:

@@ -11,7 +11,19 @@ from dataclasses import dataclass
 
 import typer
 
-from caddisfly.model.errors import FailedPrecondition, Problem
+from caddisfly.model.errors import FailedPrecondition, InvalidArgument, Problem
+
+
+def confirm(question: str, *, yes: bool, flag: str = "--yes") -> None:
+    """The one question of a command. Leaves with exit code 1 after a no.
+
+    Raises `InvalidArgument` where nobody can be asked: the command line lacks the answer.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise InvalidArgument(f"{question} Nobody can be asked", why="there is no terminal", next=f"add {flag}")
+    typer.confirm(question, abort=True, err=True)
 
 
 @dataclass(frozen=True, slots=True)

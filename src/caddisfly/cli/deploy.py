@@ -1,36 +1,18 @@
-"""`caddis deploy`: the folder's app, built if need be, on all its Machines, or back as it was.
-
-Exit codes are Fly's: 0 done, 1 failed, 126 out of time, 127 interrupted (reference fly-launch, 2.11); 2 wrong usage.
-"""
+"""`caddis deploy`: the folder's app, built if need be, on all its Machines, or back as it was."""
 
 from __future__ import annotations
 
-import json as encoder
 import math
-import os
-import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import caddisfly
-from caddisfly.cli import build_flags, show, target
-from caddisfly.cli.build_flags import (
-    BuildArg,
-    BuildSecret,
-    BuildTarget,
-    Dockerfile,
-    Ignorefile,
-    Label,
-    LocalOnly,
-    NoCache,
-    Tag,
-    WarnSize,
-)
+from caddisfly.cli import build_flags, deploying, show
 from caddisfly.cli.config import Config, Lenient
 from caddisfly.cli.machine_flags import VmCpuKind, VmCpus, VmMemory, VmSize
 from caddisfly.cli.target import App, AsJson
@@ -39,9 +21,7 @@ from caddisfly.model.errors import FailedPrecondition, InvalidArgument
 if TYPE_CHECKING:
     from caddisfly.client import AsyncClient
     from caddisfly.launch.config import AppConfig
-    from caddisfly.launch.deploy.deployment import Order, Outcome, Situation
-
-OUT_OF_TIME, INTERRUPTED = 126, 127
+    from caddisfly.launch.deploy.deployment import Order, Situation
 
 Strategy = Annotated[
     str, typer.Option("--strategy", help="rolling, canary, bluegreen or immediate. Default: the file's, else rolling.")
@@ -74,9 +54,9 @@ Ha = Annotated[
     bool, typer.Option("--ha/--no-ha", help="Make two Machines of a new group, so that one may fail. --ha=false too.")
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", "--now", help="Do not ask.")]
-_T = TypeVar("_T")
 
 
+@build_flags.taken
 def deploy(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The folder. Default: this one.")] = Path("."),
     app: App = "",
@@ -93,20 +73,11 @@ def deploy(
     lenient: Lenient = False,
     plan: Annotated[bool, typer.Option("--plan", help="Show what would happen, and do nothing.")] = False,
     image: Annotated[str, typer.Option("--image", "-i", help="Deploy this image, build nothing.")] = "",
-    dockerfile: Dockerfile = "",
-    ignorefile: Ignorefile = "",
-    build_target: BuildTarget = "",
-    build_arg: BuildArg = None,
-    build_secret: BuildSecret = None,
-    label: Label = None,
-    tag: Tag = "",
-    no_cache: NoCache = False,
-    local_only: LocalOnly = False,
+    order: build_flags.Order = build_flags.UNSAID,
     remote_only: Annotated[
         bool, typer.Option("--remote-only", hidden=True, help="Build on the platform, as is the default.")
     ] = False,
     build_only: Annotated[bool, typer.Option("--build-only", help="Build, and stop there.")] = False,
-    build_context_warn_size: WarnSize = build_flags.WARN_SIZE,
     strategy: Strategy = "",
     max_unavailable: MaxUnavailable = None,
     wait_timeout: WaitTimeout = "",
@@ -141,10 +112,10 @@ def deploy(
     from caddisfly.launch.deploy.deployment import Order
     from caddisfly.launch.deploy.options import Options, Selection
 
-    if remote_only and local_only:
+    if remote_only and order.local_only:
         raise InvalidArgument("--remote-only and --local-only exclude each other")
     environment, variables = _environment(env)
-    toml, section, order_app = _config(directory, app, config, environment, lenient=lenient, app_name=app_name)
+    toml, section, name = _config(directory, app, config, environment, lenient=lenient, app_name=app_name)
     toml = with_flags(toml, variables, primary_region, strategy)
     options = Options(
         strategy=strategy or toml.deploy.strategy,
@@ -172,145 +143,17 @@ def deploy(
             without_machines=_words(exclude_machines),
         ),
     )
-    order = Order(app=order_app, config=toml, options=options, version=caddisfly.__version__)
-    build = build_flags.Order(
-        dockerfile=dockerfile,
-        ignorefile=ignorefile,
-        target=build_target,
-        args=build_arg or (),
-        secrets=build_secret or (),
-        labels=label or (),
-        tag=tag,
-        no_cache=no_cache,
-        local_only=local_only,
-        warn_size=build_context_warn_size,
-    )
+    wanted = Order(app=name, config=toml, options=options, version=caddisfly.__version__)
     folder = (Path.cwd() / directory).resolve()
     if build_only:
-        show.line(_built(build, folder, section, image, order.app))
+        show.line(_built(order, folder, section, image, name))
         return
-    found = _look(order)
+    found = _look(wanted)
     if plan:
-        _show_plan(found, _planned_image(build, folder, section, image), json=json)
+        _show_plan(found, _planned_image(order, folder, section, image), json=json)
         return
-    order = replace(order, image=_built(build, folder, section, image, order.app))
-    finish(carry_out(order), order, json=json)
-
-
-def carry_out(order: Order) -> Outcome:
-    """Say what will happen, then do it. Raises what `deployment.deploy` raises."""
-    from caddisfly.launch.deploy import deployment, describe, progress
-
-    async def work(client: AsyncClient) -> Outcome:
-        found = await deployment.look(client, order)
-        with progress.choose(sys.stderr) as shown:
-            for line in describe.lines(found.plan, image=order.image, files=order.config.sources):
-                shown.say(line)
-            outcome: Outcome = await deployment.deploy(client, order, found, shown)
-            return outcome
-
-    return run(work)
-
-
-def restart(app: str, *, description: str, min_secrets_version: int = 0) -> list[str]:
-    """Start an app's Machines anew as a release of its own, with the config that they have.
-
-    Returns the ids of those that Launch does not manage, which are left alone.
-    """
-    from caddisfly.launch.config import AppConfig
-    from caddisfly.launch.deploy import deployment, past, progress
-    from caddisfly.launch.deploy.deployment import Order
-    from caddisfly.launch.deploy.options import Options
-
-    async def work(client: AsyncClient) -> list[str]:
-        now = await past.current(client, app)
-        config = now.config if now else AppConfig(app=app)
-        strategy = "rolling" if config.deploy.strategy in ("canary", "bluegreen") else config.deploy.strategy
-        order = Order(
-            app=app,
-            config=config,
-            description=description,
-            by=f"caddis: {description}",
-            version=caddisfly.__version__,
-            options=Options(
-                strategy=strategy,
-                max_unavailable=config.deploy.max_unavailable,
-                wait_timeout_s=config.deploy.wait_timeout.seconds,
-                restart_only=True,
-                min_secrets_version=min_secrets_version,
-            ),
-        )
-        found = await deployment.look(client, order)
-        if found.plan.updates:
-            with progress.choose(sys.stderr) as shown:
-                outcome = await deployment.deploy(client, order, found, shown)
-            show.note(f"Release v{outcome.version} of {app} is complete")
-        return list(found.plan.skipped)
-
-    return run(work)
-
-
-def run(work: Callable[[AsyncClient], Awaitable[_T]]) -> _T:
-    """With a client, on a loop of its own, where SIGTERM is as Ctrl-C. Leaves with Fly's exit code when it failed."""
-    import asyncio
-
-    from caddisfly.cli import account
-    from caddisfly.client import AsyncClient
-    from caddisfly.launch.deploy.deployment import Interrupted
-    from caddisfly.launch.deploy.watch import Slow
-
-    known = account.load().needed()
-
-    async def main() -> _T:
-        task = asyncio.current_task()
-        if task is not None:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        async with AsyncClient(known.api_url, token=known.token) as client:
-            return await work(client)
-
-    try:
-        return asyncio.run(main())
-    except Interrupted as stop:
-        show.error(stop.what, why=stop.why, next=stop.next)
-        raise typer.Exit(INTERRUPTED) from stop
-    except KeyboardInterrupt:
-        show.error("interrupted", why="what was under way is left as it is", next="deploy again: it goes on from there")
-        raise typer.Exit(INTERRUPTED) from None
-    except Exception as error:
-        if isinstance(error.__cause__, Slow) or isinstance(error, Slow):
-            show.error(
-                getattr(error, "what", str(error)), why=getattr(error, "why", ""), next=getattr(error, "next", "")
-            )
-            raise typer.Exit(OUT_OF_TIME) from error
-        raise
-
-
-def finish(outcome: Outcome, order: Order, *, json: bool) -> None:
-    """Print the result. `FLY_EMIT_RELEASE_JSON=1` is flyctl's way to have one line of JSON."""
-    release = {"id": outcome.release, "version": outcome.version, "image_ref": outcome.image}
-    if os.environ.get("FLY_EMIT_RELEASE_JSON") == "1":
-        show.line(encoder.dumps(release))
-        return
-    url = _url(order.app, outcome)
-    if json:
-        machines = [{name: one.get(name) for name in ("id", "state", "region")} for one in outcome.machines]
-        show.result({"app": order.app, "release": release, "machines": machines, "url": url})
-        return
-    show.line(f"Release v{outcome.version} of {order.app} is complete: {outcome.image}")
-    if url:
-        show.line(f"Visit your newly deployed app at {url}")
-
-
-def _url(app: str, outcome: Outcome) -> str:
-    """Where it is opened; empty when it is not, or nobody knows."""
-    from caddisfly.cli import opening
-
-    with target.client() as client:
-        found = client.apps.get(app)
-    try:
-        return opening.address(found, [dict(one) for one in outcome.machines])
-    except FailedPrecondition:
-        return ""
+    wanted = replace(wanted, image=_built(order, folder, section, image, name))
+    deploying.finish(deploying.carry_out(wanted), wanted, json=json)
 
 
 def _look(order: Order) -> Situation:
@@ -324,7 +167,7 @@ def _look(order: Order) -> Situation:
             bluegreen.refuse(found.plan)
         return found
 
-    return run(work)
+    return deploying.run(work)
 
 
 def _show_plan(found: Situation, image: str, *, json: bool) -> None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from caddisfly.cli import asking, show, target
+from caddisfly.cli import show, target
+from caddisfly.cli.consent import confirm
 from caddisfly.cli.target import App, AsJson
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def suspend(name: Name = "", app: App = "", yes: Yes = False, json: AsJson = Fal
     chosen = target.app_name(name or app)
     machines = _machines(chosen)
     if machines:
-        asking.confirm(f"Stop all {len(machines)} Machines of {chosen}?", yes=yes)
+        confirm(f"Stop all {len(machines)} Machines of {chosen}?", yes=yes)
     done = target.at_once(lambda client: suspension.suspend(client, chosen, machines, say=show.note))
     _tell(chosen, "suspended", done, json=json)
 
@@ -64,9 +65,7 @@ def resume(name: Name = "", app: App = "", json: AsJson = False) -> None:
 
 def _machines(app: str) -> list[Json]:
     with target.client() as client:
-        found = client.machines.list(app)
-    alive = (machine for machine in found if machine["state"] not in ("destroyed", "destroying"))
-    return sorted(alive, key=lambda machine: str(machine["id"]))
+        return target.machines(client, app)
 
 
 def _tell(app: str, what: str, ids: list[str], *, json: bool) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from caddisfly.cli import asking, show, target
+from caddisfly.cli import show, target
+from caddisfly.cli.consent import confirm
 from caddisfly.cli.group import group
 from caddisfly.cli.target import App, AsJson
 
@@ -31,7 +32,7 @@ def show_(app: App = "", json: AsJson = False) -> None:
 
     name = target.app_name(app)
     with target.client() as client:
-        machines = _machines(client, name)
+        machines = target.machines(client, name)
         try:
             newest = _newest(client, name, machines)
         except ApiError as error:
@@ -75,7 +76,7 @@ def update(
 
     name = target.app_name(app)
     with target.client() as client:
-        machines = _machines(client, name)
+        machines = target.machines(client, name)
         newest = _newest(client, name, machines)
     for machine in machines:
         if machine["id"] not in newest:
@@ -84,7 +85,7 @@ def update(
     if older:
         for machine in older:
             show.note(f"  {machine['id']}: {_digest(machine)} -> {newest[machine['id']]['reference']}")
-        asking.confirm(f"Update {len(older)} Machine{'s' * (len(older) != 1)} of {name}?", yes=yes)
+        confirm(f"Update {len(older)} Machine{'s' * (len(older) != 1)} of {name}?", yes=yes)
 
     async def act(client: AsyncClient) -> list[Json]:
         after = []
@@ -105,11 +106,6 @@ def update(
         show.line(f"Updated {len(after)} Machine{'s' * (len(after) != 1)} of {name}")
     else:
         show.line(f"{name} runs the newest images already")
-
-
-def _machines(client: Client, app: str) -> list[Json]:
-    alive = (one for one in client.machines.list(app) if one["state"] not in ("destroyed", "destroying"))
-    return sorted(alive, key=lambda machine: str(machine["id"]))
 
 
 def _newest(client: Client, app: str, machines: Iterable[Json]) -> dict[str, Json]:

@@ -9,7 +9,7 @@ import typer
 
 from caddisfly.cli import show, target
 from caddisfly.cli.target import App, AsJson, MachineId
-from caddisfly.launch.fleet.outcome import exit_of
+from caddisfly.launch.events import exit_of
 from caddisfly.model import differences
 from caddisfly.model.errors import InvalidArgument
 

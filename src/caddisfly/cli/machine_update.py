@@ -31,7 +31,8 @@ from caddisfly.cli.machine_flags import (
 )
 from caddisfly.cli.machine_run import settled, show_made
 from caddisfly.cli.target import App, AsJson, MachineId
-from caddisfly.launch.fleet.outcome import Failed, undone
+from caddisfly.launch.events import undone
+from caddisfly.launch.fleet.outcome import Failed
 from caddisfly.model import differences
 from caddisfly.model.errors import Aborted, FailedPrecondition, InvalidArgument, Unimplemented
 

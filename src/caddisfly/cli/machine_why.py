@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from caddisfly.cli import apps, show, target
 from caddisfly.cli.target import App, AsJson, MachineId
-from caddisfly.launch.fleet.outcome import exit_of
+from caddisfly.launch.events import exit_of
+from caddisfly.model import states
 
 if TYPE_CHECKING:
     from caddisfly.client import Client
@@ -118,7 +119,7 @@ class _Facts:
 
     @property
     def host_is_away(self) -> bool:
-        return self.machine.get("host_status") in ("unknown", "unreachable")
+        return self.machine.get("host_status") in states.HOST_AWAY
 
     @property
     def policy(self) -> Mapping[str, Any]:

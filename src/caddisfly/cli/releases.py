@@ -40,7 +40,7 @@ def releases(app: App = "", image: Image = False, limit: Limit = 25, json: AsJso
     ]
     show.table(headers, rows)
     if found and found[0]["error"]:
-        show.note(f"v{found[0]['version']} {found[0]['status']}: {found[0]['error']}")
+        show.note(show.harmless(f"v{found[0]['version']} {found[0]['status']}: {found[0]['error']}"))
 
 
 def _description(release: Json) -> str:

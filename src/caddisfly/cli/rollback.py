@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import caddisfly
-from caddisfly.cli import deploy, show, target
+from caddisfly.cli import deploy, deploying, show, target
 from caddisfly.cli.deploy import Strategy, WaitTimeout
 from caddisfly.cli.target import App, AsJson
 from caddisfly.model.errors import InvalidArgument
@@ -36,7 +36,7 @@ def rollback(
     async def find(client: AsyncClient) -> Past:
         return await past.before(client, name, number)
 
-    found = deploy.run(find)
+    found = deploying.run(find)
     show.note(f"Going back to v{found.version} of {name}. Secrets stay as they are; no release command is run.")
     config = deploy.with_flags(found.config, {}, "", strategy or "rolling")
     order = Order(
@@ -54,7 +54,7 @@ def rollback(
             known_good=not strategy,
         ),
     )
-    deploy.finish(deploy.carry_out(order), order, json=json)
+    deploying.finish(deploying.carry_out(order), order, json=json)
 
 
 def _number(given: str) -> int:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from caddisfly.cli import asking, show, target
+from caddisfly.cli import show, target
+from caddisfly.cli.consent import confirm
 from caddisfly.cli.group import group
 from caddisfly.cli.machine_config import megabytes, pairs
 from caddisfly.cli.machine_flags import Env, VmCpuKind, VmCpus, VmMemory, VmSize
@@ -131,7 +132,7 @@ def count(
         show.note(f"App '{name}' is going to be scaled according to this plan:")
         for line in _lines(plans):
             show.note(f"  {line}")
-        asking.confirm(f"Scale app {name}?", yes=yes)
+        confirm(f"Scale app {name}?", yes=yes)
 
     added = target.at_once(lambda client: carrying_out.carry_out(client, found, plans, say=show.note))
     for one in plans:

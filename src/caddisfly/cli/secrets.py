@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from caddisfly.cli import deploy as launching
-from caddisfly.cli import show, target
+from caddisfly.cli import deploying, show, target
 from caddisfly.cli.group import group
 from caddisfly.cli.machine_update import followed
 from caddisfly.cli.target import App, AsJson
@@ -152,7 +151,7 @@ def _deploy(client: Client, app: str, version: int, *, everywhere: bool) -> None
     from caddisfly.launch.config.running import managed
 
     launched = managed(client.machines.list(app))
-    others = launching.restart(app, description="Set secrets", min_secrets_version=version)
+    others = deploying.restart(app, description="Set secrets", min_secrets_version=version)
     if launched and others and not everywhere:
         show.note(f"{', '.join(others)} keep the secrets that they have: Launch did not make them (--all-machines)")
         return

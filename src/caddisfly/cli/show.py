@@ -2,6 +2,9 @@
 
 A result is a table for people or, with `--json`, exactly what the API said. An error has three lines, Error, Why and
 Next, and never a stack trace: a trace tells a user only that somebody else did not think of this.
+
+In tables, facts and errors stands what others have said: apps in their last words, colleagues in descriptions. What a
+terminal would obey is taken out of it.
 """
 
 from __future__ import annotations
@@ -11,6 +14,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+_OBEYED = dict.fromkeys([*range(32), *range(127, 160)], " ")
+_BUT_LINES = {code: space for code, space in _OBEYED.items() if chr(code) not in "\n\t"}
+
+
+def harmless(text: object) -> str:
+    """Lines stay lines, and other control characters become spaces."""
+    return str(text).translate(_BUT_LINES)
 
 
 def result(value: object) -> None:
@@ -31,7 +42,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Columns as wide as they need to be; on a pipe, plain text that cut and awk understand."""
     if not sys.stdout.isatty():
         for row in (headers, *rows):
-            line("\t".join(str(cell) for cell in row))
+            line("\t".join(str(cell).translate(_OBEYED) for cell in row))
         return
     from rich import box
     from rich.console import Console
@@ -42,7 +53,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     for header in headers:
         drawn.add_column(header, overflow="fold")
     for row in rows:
-        drawn.add_row(*(Text(str(cell)) for cell in row))
+        drawn.add_row(*(Text(harmless(cell)) for cell in row))
     Console().print(drawn)
 
 
@@ -65,7 +76,7 @@ def error(what: str, *, why: str = "", next: str = "") -> None:
     reset = "\x1b[0m" if colour else ""
     for label, text in labels.items():
         if text:
-            body = str(text).rstrip().replace("\n", "\n       ")
+            body = harmless(text).rstrip().replace("\n", "\n       ")
             sys.stderr.write(f"{colour.get(label, '')}{label + ':':<7}{reset}{body}\n")
 
 
@@ -82,4 +93,4 @@ def pairs(values: dict[str, Any]) -> None:
     """Facts about one thing, one per line."""
     width = max((len(key) for key in values), default=0)
     for key, value in values.items():
-        line(f"{key:<{width}}  {value}")
+        line(f"{key:<{width}}  {harmless(value)}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from caddisfly.cli import apps, show, target
 from caddisfly.launch.fleet.outcome import SUSPENDED
+from caddisfly.model import states
 
 if TYPE_CHECKING:
     from caddisfly.client import Client
@@ -72,7 +73,7 @@ def _said(release: Json, now_ms: float) -> str:
 
 
 def _show_machines(machines: list[Json], now_ms: float) -> None:
-    from caddisfly.launch.fleet.outcome import UNKNOWN, unhealthy
+    from caddisfly.launch.fleet.outcome import unhealthy
 
     rows = []
     for machine in sorted(machines, key=lambda one: (_group(one), str(one.get("created_at", "")))):
@@ -85,7 +86,9 @@ def _show_machines(machines: list[Json], now_ms: float) -> None:
                 machine["id"],
                 f"v{version}" if version else "",
                 machine.get("region", ""),
-                f"{machine['state']} (last known)" if machine.get("host_status") in UNKNOWN else machine["state"],
+                f"{machine['state']} (last known)"
+                if machine.get("host_status") in states.HOST_AWAY
+                else machine["state"],
                 _role(machine),
                 f"{len(checks) - len(unhealthy(machine))}/{len(checks)} passing" if checks else "",
                 apps.image_of(machine),

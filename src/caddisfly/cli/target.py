@@ -35,6 +35,12 @@ def client() -> Client:
     return Client(known.api_url, token=known.token)
 
 
+def machines(client: Client, app: str) -> list[Json]:
+    """An app's, by id, without those that are gone or about to be."""
+    found = (one for one in client.machines.list(app) if one["state"] not in ("destroyed", "destroying"))
+    return sorted(found, key=lambda one: str(one["id"]))
+
+
 def at_once(act: Callable[[AsyncClient], Coroutine[Any, Any, Result]]) -> Result:
     """Run what is done to many Machines at once, with a client for it."""
     import asyncio

@@ -14,6 +14,7 @@ import ssl
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -109,13 +110,8 @@ class Attachment:
     def open(cls, target: Target, call: Call) -> Attachment:
         """Returns once the command runs. Raises `ApiError`."""
         url = _address(target, call)
-        try:
-            connection = connect(url, **_options(target, url), max_queue=None)
-        except InvalidStatus as error:
-            raise _refused(error) from error
-        except (InvalidHandshake, OSError, TimeoutError) as error:
-            raise _unreached(target, error) from error
-        return cls(connection)
+        with _understood(target):
+            return cls(connect(url, **_options(target, url)))
 
     def __enter__(self) -> Attachment:
         return self
@@ -208,13 +204,8 @@ class AsyncAttachment:
     async def open(cls, target: Target, call: Call) -> AsyncAttachment:
         """Returns once the command runs. Raises `ApiError`."""
         url = _address(target, call)
-        try:
-            connection = await connect_async(url, **_options(target, url), max_queue=None)
-        except InvalidStatus as error:
-            raise _refused(error) from error
-        except (InvalidHandshake, OSError, TimeoutError) as error:
-            raise _unreached(target, error) from error
-        return cls(connection)
+        with _understood(target):
+            return cls(await connect_async(url, **_options(target, url)))
 
     async def __aenter__(self) -> AsyncAttachment:
         return self
@@ -309,21 +300,27 @@ def _options(target: Target, url: str) -> dict[str, Any]:
         "open_timeout": _OPEN_S,
         "close_timeout": _CLOSE_S,
         "max_size": _MESSAGE_MAX,
+        "max_queue": None,
     }
 
 
-def _refused(error: InvalidStatus) -> errors.ApiError:
-    response = error.response
-    return errors.of_response(
-        response.status_code,
-        bytes(response.body or b""),
-        request_id=response.headers.get("fly-request-id", ""),
-        retry_after=response.headers.get("retry-after", ""),
-    )
-
-
-def _unreached(target: Target, error: Exception) -> errors.ApiError:
-    return errors.ConnectionFailed(f"{target.base_url} does not answer: {error or type(error).__name__}")
+@contextmanager
+def _understood(target: Target) -> Iterator[None]:
+    """What went wrong while connecting, as an `ApiError`."""
+    try:
+        yield
+    except InvalidStatus as error:
+        response = error.response
+        raise errors.of_response(
+            response.status_code,
+            bytes(response.body or b""),
+            request_id=response.headers.get("fly-request-id", ""),
+            retry_after=response.headers.get("retry-after", ""),
+        ) from error
+    except (InvalidHandshake, OSError) as error:
+        raise errors.ConnectionFailed(
+            f"{target.base_url} does not answer: {str(error) or type(error).__name__}"
+        ) from error
 
 
 def _understand(progress: _Progress, error: ConnectionClosed) -> None:

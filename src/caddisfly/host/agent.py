@@ -325,6 +325,7 @@ class Agent:
                 "cpus": self._capacity.cpus,
                 "memory_mb": self._capacity.memory_mb,
                 "disk_free_mb": free_disk_mb(self._settings.data_dir),
+                "firewall": self._network.firewall,
             },
         )
 

@@ -70,6 +70,11 @@ class HostImages(Images, Protocol):
 class HostLinks(Links, Protocol):
     """Links, and which of them there are."""
 
+    @property
+    def firewall(self) -> str:
+        """How the rules between Machines are, for people."""
+        ...
+
     async def readmit(self, attachment: Attachment) -> None:
         """Let what is plugged in already through a firewall that was loaded anew."""
         ...
@@ -166,6 +171,7 @@ class ThisComputer:
 
     async def close(self) -> None:
         await self.images.close()
+        await self.links.leave()
         if self._lock is not None:
             self._lock.close()
 

@@ -225,6 +225,8 @@ def _absent(name: str) -> NotFound:
 class SimulatedLinks:
     """Links to nowhere."""
 
+    firewall = "none: nobody is plugged in"
+
     async def attach(self, attachment: Attachment) -> Path:
         return _NOWHERE
 

@@ -35,6 +35,8 @@ ALIVE: Final = frozenset(
 )
 SETTLED: Final = frozenset((STARTED, STOPPED, SUSPENDED, FAILED, DESTROYED))
 STARTABLE: Final = frozenset((STOPPED, SUSPENDED, FAILED))
+HOST_AWAY: Final = ("unknown", "unreachable")
+"""What `host_status` says of a host that does not answer."""
 WAITABLE: Final = ("started", "stopped", "suspended", "destroyed", "failed", "settled")
 
 

@@ -134,10 +134,11 @@ def _print_platform(found: dict[str, Any]) -> None:
         }
     )
     if host:
-        offered = zip(host["isolation"], host["drivers"], strict=True)
+        offered = zip(host["isolation"] or host["drivers"], host["drivers"], strict=True)
         facts = {
             "host": f"{host['host_id']} in {host['region']}",
             "isolation": ", ".join(f"{isolation} ({driver})" for isolation, driver in offered),
+            "firewall": host["facts"].get("firewall", "?"),
         }
         show.pairs({**facts, "machines": machines or "none"})
     else:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 
+from caddisfly.host.network.firewall import LINK_PREFIX, TABLE
 from caddisfly.up.examination import Bench, Check
 from caddisfly.up.settings import Settings
 
@@ -153,8 +155,25 @@ def firewall(bench: Bench, _: Settings) -> list[Check]:
         """
     )
     ran = bench.isolated("nft -f rules.nft; nft list table inet caddis > listed; grep -q known listed", network=True)
+    works = _outcome(
+        "firewall", ran.code, ran.last_line, "nftables with sets, connection state, NAT", "install nftables"
+    )
+    return [works, *rules_of_machines([name for _, name in socket.if_nameindex() if name.startswith(LINK_PREFIX)])]
+
+
+def rules_of_machines(links: list[str]) -> list[Check]:
+    """Only where there are Machines: a firewall script may have taken the rules away while no agent ran."""
+    if not links or shutil.which("nft") is None:
+        return []
+    ran = subprocess.run(["nft", "--terse", "list", "table", "inet", TABLE], capture_output=True, check=False)
     return [
-        _outcome("firewall", ran.code, ran.last_line, "nftables with sets, connection state, NAT", "install nftables")
+        _outcome(
+            "rules of Machines",
+            ran.returncode,
+            f"{len(links)} Machines are plugged in, and nothing stands between them: no table inet {TABLE}",
+            f"in place for {len(links)} Machines",
+            "caddis up: the agent makes them anew, within milliseconds",
+        )
     ]
 
 

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from caddisfly.host.drivers.oci.runtime import NAMES, outdated
 from caddisfly.up.doctor_kernel import layout
 from caddisfly.up.examination import Bench, Check, Ran
 from caddisfly.up.settings import Settings
@@ -36,19 +37,20 @@ def runtimes(bench: Bench, settings: Settings) -> list[Check]:
     if busybox is None:
         return [Check(name="runtimes", result="warn", found="not tried: no busybox", next="install busybox-static")]
     checks = []
-    for name in ("crun", "runc", "runsc"):
+    for name in NAMES:
         if shutil.which(name) is None:
             checks.append(Check(name=name, result="warn", found="not installed", next=f"install {name}"))
             continue
         ran, how = _try(bench, name, Path(busybox))
-        version = bench.run([name, "--version"]).output.splitlines()[:1]
+        version = " ".join(bench.run([name, "--version"]).output.splitlines()[:1])
         works = ran.code == 0 and _WORD in ran.output
+        refusal = outdated(name, version) if works else ran.last_line or f"exit code {ran.code}"
         checks.append(
             Check(
                 name=name,
-                result="ok" if works else "warn",
-                found=f"runs a container{how} ({' '.join(version)})" if works else ran.last_line,
-                next="" if works else f"upgrade or configure {name}; the other runtimes do without it",
+                result="warn" if refusal else "ok",
+                found=refusal or f"runs a container{how} ({version})",
+                next=f"upgrade or configure {name}; the other runtimes do without it" if refusal else "",
             )
         )
     wanted = settings.host.runtime

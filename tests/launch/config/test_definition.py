@@ -47,6 +47,24 @@ def test_a_definition_means_what_its_file_meant(folder: Path, text: str) -> None
     assert meant(launch.of_release(kept)) == meant(app)
 
 
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {"files": [{"guest_path": "/x", "local_path": "{file}"}]},
+        {"machine_config": "{file}"},
+        {"machine_config": '{"containers": [{"name": "a", "files": [{"guest_path": "/x", "local_path": "{file}"}]}]}'},
+        {"experimental": {"machine_config": "{file}"}},
+        {"build": {"compose": {"file": "{file}"}}},
+    ],
+)
+def test_a_definition_that_somebody_else_wrote_reads_no_file_here(tmp_path: Path, kept: dict[str, object]) -> None:
+    """Who rolls an app back must not send their own files to whoever else may deploy it."""
+    file = tmp_path / "key.json"
+    file.write_text('{"services": {"app": {"image": "mine"}}, "schedule": "daily"}')
+    with pytest.raises(launch.ConfigInvalid, match="a config that is no file here has no files"):
+        launch.of_release(json.loads(json.dumps(kept).replace("{file}", str(file))))
+
+
 def test_a_definition_of_a_file_that_uses_everything_is_read_again() -> None:
     app = launch.load(launch.find(str(_EVERYTHING)), strict=False)
     assert launch.of_release(app.definition).groups == app.groups

@@ -175,7 +175,7 @@ class _Relay:
                 await line.tell({"type": "signal", "signal": message["signal"]})
             else:
                 raise InvalidArgument("not understood", why=f"{text[:100]!r} is no message of this protocol")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise InvalidArgument("not understood", why=f"{text[:100]!r}: {error}") from error
 
     async def _give_credit(self) -> None:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from caddisfly.host.drivers.driver import Bind, Limits, Member, Sandbox
 from caddisfly.model.duration import Duration
+from caddisfly.model.errors import Unavailable
 from caddisfly.model.program import RestartPolicy, StopConfig
 
 
@@ -49,7 +50,10 @@ class State:
 
 
 class Notes(Protocol):
-    """Where pods are written down. What was written before the agent died is there for the next one."""
+    """Where pods are written down. What was written before the agent died is there for the next one.
+
+    `begin` and `keep` raise `Unavailable` when they cannot write.
+    """
 
     def begin(self, plan: Sandbox) -> None: ...
 
@@ -74,8 +78,11 @@ class FileNotes:
 
     def begin(self, plan: Sandbox) -> None:
         home = self._directory / plan.id
-        home.mkdir(parents=True, exist_ok=True)
-        (home / "plan.json").write_text(encoded(plan))
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            (home / "plan.json").write_text(encoded(plan))
+        except OSError as error:
+            raise not_written(error, home) from error
 
     def plan(self, id: str) -> Sandbox | None:
         try:
@@ -87,8 +94,11 @@ class FileNotes:
     def keep(self, id: str, state: State) -> None:
         file = self._directory / id / "state.json"
         draft = file.with_suffix(".new")
-        draft.write_text(json.dumps(state.to_record()))
-        os.replace(draft, file)
+        try:
+            draft.write_text(json.dumps(state.to_record()))
+            os.replace(draft, file)
+        except OSError as error:
+            raise not_written(error, file) from error
 
     def state(self, id: str) -> State | None:
         try:
@@ -107,6 +117,15 @@ class FileNotes:
         if not self._directory.is_dir():
             return frozenset()
         return frozenset(entry.name for entry in self._directory.iterdir())
+
+
+def not_written(error: OSError, path: Path) -> Unavailable:
+    """For who tries again: a disk that is full may not be so for long."""
+    return Unavailable(
+        "the host cannot note how far the machine's programs are",
+        why=f"{error.strerror or error}: {path}",
+        next="free space on that disk, or let the agent write there",
+    )
 
 
 def encoded(plan: Sandbox) -> str:

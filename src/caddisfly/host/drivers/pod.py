@@ -26,7 +26,7 @@ from typing import Any
 
 from caddisfly.host.drivers.driver import Driver, Member, Running, Sandbox
 from caddisfly.host.drivers.notes import Notes, State
-from caddisfly.model.errors import FailedPrecondition, Problem, Retryable
+from caddisfly.model.errors import FailedPrecondition, Problem, Retryable, Unavailable
 from caddisfly.model.machine import Exit, wall_ms
 from caddisfly.model.program import HEALTHY, STARTED, StopConfig
 
@@ -384,8 +384,8 @@ class Pod:
         """On a host that is full it must be possible to stop, too. Whoever asked asks the next agent again."""
         try:
             self._save()
-        except OSError as error:
-            log.warning("pod.stop_not_noted", extra={"pod": self.plan.id, "reason": str(error)})
+        except Unavailable as problem:
+            log.warning("pod.stop_not_noted", extra={"pod": self.plan.id, "reason": str(problem)})
 
     def _save(self, *, begun: bool = False) -> None:
         parts = {part.member.name: (part.tries, part.retries) for part in self._parts}

@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from caddisfly.host.drivers.driver import Command, CommandResult, Driver, Ended, Fingerprint, Running, Sandbox, Stats
+from caddisfly.host.drivers.driver import (
+    Command,
+    CommandResult,
+    Driver,
+    Ended,
+    Fingerprint,
+    Running,
+    Sandbox,
+    Stats,
+    TakesDrives,
+)
 from caddisfly.model.errors import FailedPrecondition
 from caddisfly.model.isolation import Isolation
 from caddisfly.model.machine import Exit
@@ -29,6 +39,10 @@ class Several:
         self.offers = offers
         self.name = ", ".join(driver.name for driver in offers.values())
         self._drivers = {driver.name: driver for driver in (*offers.values(), *others)}
+        self._preferred, *_ = self._drivers.values()
+        containers = (driver for driver in self._drivers.values() if not isinstance(driver, TakesDrives))
+        self._oldest = next(containers, self._preferred)
+        """What runs Machines from before there were several, and before there were microVMs."""
         self._driver_of = driver_of
 
     def behind(self, id: str) -> Driver:
@@ -37,7 +51,7 @@ class Several:
 
     def _named(self, name: str) -> Driver:
         if not name:
-            return next(iter(self._drivers.values()))
+            return self._oldest
         try:
             return self._drivers[name]
         except KeyError:
@@ -49,7 +63,7 @@ class Several:
 
     async def fingerprint(self) -> Fingerprint:
         """Of the preferred one."""
-        return await self._named("").fingerprint()
+        return await self._preferred.fingerprint()
 
     def expect(self) -> None:
         for driver in self._drivers.values():

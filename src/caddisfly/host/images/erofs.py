@@ -23,6 +23,12 @@ def build(tree: Path, target: Path) -> None:
             said = done.stderr.decode(errors="replace").strip()[-500:]
             raise FailedPrecondition("a read-only drive cannot be made", why=said)
         draft.replace(target)
+    except subprocess.TimeoutExpired as error:
+        raise FailedPrecondition(
+            "a read-only drive cannot be made",
+            why=f"mkfs.erofs took longer than {_TIMEOUT_S} s",
+            next="run a smaller image, or this one as a container",
+        ) from error
     except FileNotFoundError as error:
         raise FailedPrecondition("mkfs.erofs is not installed", next="apt-get install erofs-utils") from error
     except OSError as error:

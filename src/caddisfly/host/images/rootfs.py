@@ -117,7 +117,7 @@ class RootFilesystems:
                 # One that is there already may be in use: a new disk under its guest's memory would be the end of it.
                 if not (kernel.is_mount_point(home / "rootfs") and (home / "upper.ext4").exists()):
                     await asyncio.to_thread(self._lay_out, home, layers, size_mb, keep)
-                async with self._template_lock:
+                async with self._lock(image.name):  # of this image alone: making a large one takes minutes
                     if not image.exists():
                         await asyncio.to_thread(_make_drive, home / "rootfs", image, layers)
             except OSError as error:

@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-_NETFILTER = 12
+from caddisfly.host.network.netlink import ERROR, HEADER, NETFILTER, RECEIVE_MAX, attributes, messages
+
 _GET = 1 << 8 | 1
 _REQUEST, _DUMP = 0x1, 0x300
-_ERROR, _DONE = 2, 3
-_HEADER = struct.Struct("=IHHII")
-_RECEIVE_MAX = 1 << 18
+_DONE = 3
+_FAMILY = 4
+"""Bytes that say whose addresses follow."""
 _ORIGINAL, _PROTOINFO, _TIMEOUT = 1, 4, 7
 _IP, _PROTO = 1, 2
 _NUMBER, _SOURCE_PORT, _TARGET_PORT = 1, 2, 3
 _TCP_STATE, _FLAGS_ORIGINAL, _FLAGS_REPLY = 1, 4, 5
-_TYPE_MASK = 0x3FFF
 _TIME_WAIT, _CLOSE = 7, 8
 _CLOSED_FIRST = 0x04
 _STATES = (
@@ -76,21 +76,21 @@ def may_be_open(addresses: frozenset[str]) -> tuple[str, ...]:
 
 def _of(addresses: frozenset[str]) -> Iterator[Connection]:
     packed = [ip_address(address).packed for address in addresses]
-    for attributes in _dump():
-        if not any(value in attributes[_ORIGINAL] for value in packed):
+    for entry in _dump():
+        if not any(value in entry[_ORIGINAL] for value in packed):
             continue
-        own = dict(_parts(attributes[_ORIGINAL]))
-        ports = dict(_parts(own[_PROTO]))
+        own = dict(attributes(entry[_ORIGINAL]))
+        ports = dict(attributes(own[_PROTO]))
         if ports[_NUMBER] != bytes((socket.IPPROTO_TCP,)):
             continue
-        source, target = (str(ip_address(value)) for _, value in _parts(own[_IP]))
+        source, target = (str(ip_address(value)) for _, value in attributes(own[_IP]))
         if not addresses & {source, target}:
             continue
         ends = [
             f"{address if ':' not in address else f'[{address}]'}:{int.from_bytes(ports[port])}"
             for address, port in ((source, _SOURCE_PORT), (target, _TARGET_PORT))
         ]
-        tcp = dict(_parts(dict(_parts(attributes.get(_PROTOINFO, b""))).get(1, b"")))
+        tcp = dict(attributes(dict(attributes(entry.get(_PROTOINFO, b""))).get(1, b"")))
         from_it = source in addresses
         flags = tcp.get(_FLAGS_ORIGINAL if from_it else _FLAGS_REPLY, b"\0\0")[0]
         yield Connection(
@@ -98,29 +98,19 @@ def _of(addresses: frozenset[str]) -> Iterator[Connection]:
             other=ends[1 if from_it else 0],
             state=tcp.get(_TCP_STATE, b"\0")[0],
             closed_first=bool(flags & _CLOSED_FIRST),
-            left_s=int.from_bytes(attributes.get(_TIMEOUT, b"\0")),
+            left_s=int.from_bytes(entry.get(_TIMEOUT, b"\0")),
         )
 
 
 def _dump() -> Iterator[dict[int, bytes]]:
     """Every entry of the table. Raises `OSError`."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETFILTER) as table:
-        table.send(_HEADER.pack(_HEADER.size + 4, _GET, _REQUEST | _DUMP, 1, 0) + bytes((socket.AF_UNSPEC, 0, 0, 0)))
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETFILTER) as table:
+        table.send(HEADER.pack(HEADER.size + _FAMILY, _GET, _REQUEST | _DUMP, 1, 0) + bytes(_FAMILY))
         while True:
-            data = table.recv(_RECEIVE_MAX)
-            while data:
-                length, kind, _, _, _ = _HEADER.unpack_from(data)
-                if kind == _DONE:
+            for heard in messages(table.recv(RECEIVE_MAX)):
+                if heard.kind == _DONE:
                     return
-                if kind == _ERROR:
-                    (code,) = struct.unpack_from("=i", data, _HEADER.size)
+                if heard.kind == ERROR:
+                    (code,) = struct.unpack_from("=i", heard.body)
                     raise OSError(-code, os.strerror(-code))
-                yield dict(_parts(data[_HEADER.size + 4 : length]))
-                data = data[(length + 3) & ~3 :]
-
-
-def _parts(data: bytes) -> Iterator[tuple[int, bytes]]:
-    while data:
-        length, kind = struct.unpack_from("=HH", data)
-        yield kind & _TYPE_MASK, data[4:length]
-        data = data[(length + 3) & ~3 :]
+                yield dict(attributes(heard.body[_FAMILY:]))

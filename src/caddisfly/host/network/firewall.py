@@ -7,6 +7,9 @@ is reachable from a Machine, whatever listens there; replies to what the host be
 
 The rules are few and fixed; Machines are elements of sets. Adding one through libnftables takes 0.2 ms, through a new
 `nft` process 4. Rules touch only our own interfaces: what else this host forwards is not our business.
+
+Whoever begins a connection is asked for every packet whether it may; only answers pass because the connection is known.
+So one that came about while somebody had taken the rules away does not outlive their return (`guard.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ import json
 import logging
 import threading
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 
 from caddisfly.model.errors import FailedPrecondition, Internal
 
@@ -44,6 +49,15 @@ class Port:
             "source6": f'"{self.link}" . {self.ipv6} : {mark}',
             "member4": f"{mark} . {self.ipv4}",
             "member6": f"{mark} . {self.ipv6}",
+        }
+
+    def shown(self) -> dict[str, tuple[str | int, ...]]:
+        """The same elements as they are listed."""
+        return {
+            "source4": (self.link, self.ipv4, self.network_id),
+            "source6": (self.link, self.ipv6, self.network_id),
+            "member4": (self.network_id, self.ipv4),
+            "member6": (self.network_id, self.ipv6),
         }
 
     def keys(self) -> dict[str, str]:
@@ -75,7 +89,8 @@ table inet {TABLE} {{
     meta mark set iifname . ip saddr map @source4
     meta mark set iifname . ip6 saddr map @source6
     meta mark 0x0 counter drop
-    ct state established,related meta mark set 0x0 accept
+    ct state related meta mark set 0x0 accept
+    ct state established ct direction reply meta mark set 0x0 accept
     meta mark . ip daddr @member4 meta mark set 0x0 accept
     meta mark . ip6 daddr @member6 meta mark set 0x0 accept
     meta mark set 0x0
@@ -87,7 +102,8 @@ table inet {TABLE} {{
   chain forward {{
     type filter hook forward priority filter; policy accept;
     iifname "{LINK_PREFIX}*" jump from_machine
-    oifname "{LINK_PREFIX}*" ct state established,related accept
+    oifname "{LINK_PREFIX}*" ct state related accept
+    oifname "{LINK_PREFIX}*" ct state established ct direction reply accept
     oifname "{LINK_PREFIX}*" drop
   }}
   chain input {{
@@ -101,7 +117,8 @@ table inet {TABLE} {{
     meta mark set iifname . ip6 saddr map @source6
     meta mark 0x0 counter drop
     meta mark set 0x0
-    ct state established,related accept
+    ct state related accept
+    ct state established ct direction reply accept
     reject
   }}
   chain outward {{
@@ -141,10 +158,17 @@ table inet {TABLE} {{
 """
 
 
-class Firewall:
-    """The table, through one context of libnftables."""
+_OF_PORTS = ("source4", "source6", "member4", "member6")
+_GONE = "the table was gone"
+_NOT_THERE = "No such file"
+_STATELESS, _JSON, _TERSE = 1 << 2, 1 << 4, 1 << 11
+"""How libnftables is to list: without counters; in JSON; without what is in sets."""
 
-    def __init__(self) -> None:
+
+class Firewall:
+    """The table, through one context of libnftables. It knows what belongs into it, to make it anew."""
+
+    def __init__(self, pool: str) -> None:
         try:
             self._library = ctypes.CDLL("libnftables.so.1")
         except OSError as error:
@@ -162,16 +186,66 @@ class Firewall:
         self._context = self._library.nft_ctx_new(0)
         self._library.nft_ctx_buffer_output(self._context)
         self._library.nft_ctx_buffer_error(self._context)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._rules = ruleset(pool)
+        self._listed = ""
+        """The rules as the kernel shows them when nobody has changed them."""
+        self._ports: dict[str, Port] = {}
+        self.history = "in place"
+        """What became of its rules since this agent began, for people."""
+        self._times_made_anew = 0
 
-    def ensure(self, pool: str) -> None:
-        """Put the fixed rules in place, replacing those of an older version, in one transaction."""
-        flushed = f"table inet {TABLE} {{ }}\nflush table inet {TABLE}\n"
-        self._run(flushed + ruleset(pool))
+    def ensure(self) -> bool:
+        """Put the fixed rules in place, replacing those of an older version, in one transaction.
+
+        Returns whether there was a table.
+        """
+        with self._lock:
+            there = self._wrong() != _GONE
+            self._run(f"table inet {TABLE} {{ }}\nflush table inet {TABLE}\n{self._rules}")
+            self._listed = self._list()
+            return there
 
     def remember(self) -> None:
         """Keep in mind how connections of Machines end. Raises `Internal` where the kernel cannot be told to."""
-        self._run(_REMEMBER)
+        with self._lock:
+            self._run(_REMEMBER)
+            self._rules += _REMEMBER
+            self._listed = self._list()
+
+    def mend(self) -> str:
+        """Make the table anew if it is not as it should be. Returns what was wrong; empty: nothing.
+
+        One transaction: no packet meets half of it. Whoever was hushed no longer is, and `attempts` says so.
+        """
+        with self._lock:
+            wrong = self._wrong()
+            if wrong:
+                elements = [line for port in self._ports.values() for line in _additions(port)]
+                anew = f"table inet {TABLE} {{ }}\ndelete table inet {TABLE}\n{self._rules}\n"
+                self._run(anew + "\n".join(elements))
+                self._listed = self._list()
+                self._times_made_anew += 1
+                now = datetime.now(UTC).isoformat(timespec="seconds")
+                self.history = f"in place, made anew {self._times_made_anew} times, last at {now}: {wrong}"
+                log.warning("network.firewall_made_anew", extra={"reason": wrong, "machines": len(self._ports)})
+            return wrong
+
+    def _wrong(self) -> str:
+        try:
+            listed = self._list()
+        except Internal as error:
+            if _NOT_THERE not in error.why:
+                raise
+            return _GONE
+        if listed != self._listed:
+            return "its rules were changed"
+        found = {name: {_shown(element) for element in self.elements(name)} for name in _OF_PORTS}
+        missing = sum(1 for port in self._ports.values() if any(it not in found[at] for at, it in port.shown().items()))
+        return f"{missing} Machines were missing in it" if missing else ""
+
+    def _list(self) -> str:
+        return self._run(f"list table inet {TABLE}", _STATELESS | _TERSE)
 
     def hush(self, port: Port) -> None:
         """Let no new TCP connection begin, to this Machine or from it. What is open goes on."""
@@ -193,25 +267,33 @@ class Firewall:
 
     def plug(self, port: Port) -> None:
         """Let a Machine speak. Saying it twice changes nothing."""
-        lines = [f"add element inet {TABLE} {name} {{ {element} }}" for name, element in port.elements().items()]
-        self._run("\n".join(lines))
+        with self._lock:
+            self._ports[port.link] = port
+            try:
+                self._run("\n".join(_additions(port)))
+            except Internal:
+                if not self.mend():
+                    del self._ports[port.link]
+                    raise
 
     def unplug(self, port: Port) -> None:
         """Silence it. Elements that are not there are no error: a crash may have come first."""
-        self._remove(port.keys())
+        with self._lock:
+            self._ports.pop(port.link, None)
+            self._remove(port.keys())
 
     def _remove(self, elements: dict[str, str]) -> None:
         for name, key in elements.items():
             try:
                 self._run(f"delete element inet {TABLE} {name} {{ {key} }}")
             except Internal as error:
-                if "No such file" not in error.why:
+                if _NOT_THERE not in error.why:
                     raise
 
     def elements(self, name: str) -> list[object]:
         """What is in a set or map, as libnftables prints it in JSON."""
         listed = json.loads(
-            self._run(f"list {'map' if name.startswith('source') else 'set'} inet {TABLE} {name}", 1 << 4)
+            self._run(f"list {'map' if name.startswith('source') else 'set'} inet {TABLE} {name}", _JSON)
         )
         found: list[object] = []
         for item in listed["nftables"]:
@@ -233,3 +315,14 @@ class Firewall:
                 "the firewall cannot be changed", why=said.decode(errors="replace").strip()[:500], next="caddis doctor"
             )
         return out.decode()
+
+
+def _additions(port: Port) -> list[str]:
+    return [f"add element inet {TABLE} {name} {{ {element} }}" for name, element in port.elements().items()]
+
+
+def _shown(element: Any) -> tuple[str | int, ...]:
+    """An element as it is listed: a key of several parts, in a map with its value."""
+    key, value = element if isinstance(element, list) else (element, None)
+    parts = key.get("elem", {}).get("val", key)["concat"]
+    return (*parts, *(() if value is None else (value,)))

@@ -1,4 +1,5 @@
-"""rtnetlink, as much of it as plugging a Machine in takes: one message per fact, all messages in one call.
+"""rtnetlink, as much of it as plugging a Machine in takes: one message per fact, all messages in one call. And the form
+of netlink's messages, for those who only listen.
 
 A library for this exists (pyroute2) and was used before: it took 8 ms of a start to say these twelve things, all of it
 in Python and under the interpreter's lock, where this takes a few tenths (docs/decisions/0007). The kernel handles the
@@ -10,13 +11,13 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from types import TracebackType
+from typing import NamedTuple
 
 _NEWLINK, _SETLINK, _NEWADDR, _NEWROUTE = 16, 19, 20, 24
 _REQUEST, _ACK, _REPLACE, _EXCL, _CREATE = 0x1, 0x4, 0x100, 0x200, 0x400
-_ERROR = 2
-_HEADER = struct.Struct("=IHHII")
 _LINK = struct.Struct("=BxHiII")
 _ADDRESS = struct.Struct("=BBBBi")
 _ROUTE = struct.Struct("=BBBBBBBBI")
@@ -25,11 +26,16 @@ _INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 2, 1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC = 1, 4, 5, 7
 _UP = 0x1
+_TYPE_MASK = 0x3FFF
 _NODAD = 0x02
 _TABLE_MAIN, _PROTOCOL_BOOT, _UNICAST = 254, 3, 1
 _SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
-_RECEIVE_MAX = 65536
 
+NETFILTER = 12
+"""The protocol of connection tracking and of nftables."""
+HEADER = struct.Struct("=IHHII")
+ERROR = 2
+RECEIVE_MAX = 1 << 18
 LOOPBACK = 1
 """The index of `lo` in every namespace."""
 
@@ -57,6 +63,11 @@ def up(index: int) -> Message:
     return Message(_SETLINK, 0, _LINK.pack(0, 0, index, _UP, _UP), f"set link {index} up")
 
 
+def down(index: int) -> Message:
+    """Set a link down. It forgets its routes, and its IPv6 addresses."""
+    return Message(_SETLINK, 0, _LINK.pack(0, 0, index, 0, _UP), f"set link {index} down")
+
+
 def address(index: int, text: str, *, length: int) -> Message:
     """Give a link an address, once. Nobody else can have it, so IPv6 need not ask around first."""
     value = ip_address(text)
@@ -81,6 +92,31 @@ def route(to: str, *, index: int, via: str = "", source: str = "") -> Message:
     return Message(_NEWROUTE, _CREATE | _REPLACE, body, f"add route {to}")
 
 
+class Heard(NamedTuple):
+    """A message of the kernel. `port` is that of whoever made it say so."""
+
+    kind: int
+    number: int
+    port: int
+    body: bytes
+
+
+def messages(data: bytes) -> Iterator[Heard]:
+    """Those of one datagram."""
+    while data:
+        length, kind, _, number, port = HEADER.unpack_from(data)
+        yield Heard(kind, number, port, data[HEADER.size : length])
+        data = data[_aligned(length) :]
+
+
+def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The kind and the value of each."""
+    while data:
+        length, kind = struct.unpack_from("=HH", data)
+        yield kind & _TYPE_MASK, data[4:length]
+        data = data[_aligned(length) :]
+
+
 class Netlink:
     """A conversation with the network namespace that this thread is in."""
 
@@ -93,27 +129,24 @@ class Netlink:
     ) -> None:
         self._socket.close()
 
-    def run(self, *messages: Message) -> None:
+    def run(self, *requests: Message) -> None:
         """Do all of it, in order. Raises `OSError` for the first that failed; those after it were tried as well."""
         self._socket.send(
             b"".join(
-                _HEADER.pack(_HEADER.size + len(message.body), message.kind, _REQUEST | _ACK | message.flags, number, 0)
+                HEADER.pack(HEADER.size + len(message.body), message.kind, _REQUEST | _ACK | message.flags, number, 0)
                 + message.body
-                for number, message in enumerate(messages, 1)
+                for number, message in enumerate(requests, 1)
             )
         )
-        open_ = dict(enumerate(messages, 1))
+        open_ = dict(enumerate(requests, 1))
         failed: OSError | None = None
         while open_:
-            data = self._socket.recv(_RECEIVE_MAX)
-            while data:
-                length, kind, _, number, _ = _HEADER.unpack_from(data)
-                if kind == _ERROR:
-                    message = open_.pop(number)
-                    (code,) = struct.unpack_from("=i", data, _HEADER.size)
+            for heard in messages(self._socket.recv(RECEIVE_MAX)):
+                if heard.kind == ERROR:
+                    message = open_.pop(heard.number)
+                    (code,) = struct.unpack_from("=i", heard.body)
                     if code and failed is None:
                         failed = OSError(-code, f"{message.what}: {os.strerror(-code)}")
-                data = data[_aligned(length) :]
         if failed is not None:
             raise failed
 

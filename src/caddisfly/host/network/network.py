@@ -20,8 +20,9 @@ from pathlib import Path
 from caddisfly.host.network import connections, namespace, netlink
 from caddisfly.host.network.addresses import gateway
 from caddisfly.host.network.firewall import LINK_PREFIX, Firewall, Port
+from caddisfly.host.network.guard import Guard
 from caddisfly.host.network.netlink import Netlink
-from caddisfly.model.errors import FailedPrecondition, Internal
+from caddisfly.model.errors import FailedPrecondition, Internal, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -60,14 +61,28 @@ class Network:
 
     def __init__(self, *, pool: str) -> None:
         self._pool, self._gateway = pool, gateway(pool)
-        self._firewall = Firewall()
+        self._firewall = Firewall(pool)
+        self._guard: Guard | None = None
+        self._guarding: asyncio.Task[None] | None = None
+        self._shut = ""
+        """Why all links are shut; empty: they are not."""
         self._plugged: dict[str, Attachment] = {}
         self._remembers = ""
         """Why it cannot be said which connections are open; empty when it can."""
 
     async def open(self) -> None:
-        """Turn on routing and load the firewall's fixed rules."""
+        """Turn on routing and load the firewall's fixed rules, and keep them in place until `leave`."""
+        self._guard = guard = Guard(self)  # it hears before there is anything to take away
         await asyncio.to_thread(self._open)
+        self._guarding = asyncio.create_task(guard.run(), name="firewall")
+
+    async def leave(self) -> None:
+        """Look no longer after what stays plugged in."""
+        if self._guarding is not None:
+            self._guarding.cancel()
+            await asyncio.wait((self._guarding,))
+        if self._guard is not None:
+            self._guard.close()
 
     def _open(self) -> None:
         namespace.ensure_directory()
@@ -76,7 +91,13 @@ class Network:
             if path.read_text().strip() != value:
                 path.write_text(value)
                 log.info("network.sysctl", extra={"key": name, "value": value})
-        self._firewall.ensure(self._pool)
+        try:
+            there = self._firewall.ensure()
+        except Internal as error:
+            self.shut(error.why)
+            raise
+        if not there and (links := _links()):
+            log.warning("network.firewall_was_gone", extra={"links": len(links)})
         try:
             self._firewall.remember()
         except Internal as error:
@@ -101,7 +122,7 @@ class Network:
     async def readmit(self, attachment: Attachment) -> None:
         """Let a Machine that is already plugged in through a firewall that was loaded anew."""
         self._plugged[attachment.id] = attachment
-        await asyncio.to_thread(self._firewall.plug, attachment.port)
+        await asyncio.to_thread(self._readmit, attachment)
 
     async def hush(self, id: str) -> None:
         """Let no new TCP connection begin, to a Machine or from it, until `unhush`."""
@@ -121,6 +142,36 @@ class Network:
         attachment = self._plugged[id]
         return await asyncio.to_thread(connections.may_be_open, frozenset((attachment.ipv4, attachment.ipv6)))
 
+    @property
+    def firewall(self) -> str:
+        """How its rules are, for people."""
+        if self._shut:
+            return f"cannot be put in place, so all links are shut: {self._shut}"
+        return self._firewall.history
+
+    def mend(self) -> None:
+        """Make the firewall's table anew where somebody has changed it. Raises `Problem` when that cannot be."""
+        self._firewall.mend()
+        if not self._shut:
+            return
+        for attachment in list(self._plugged.values()):
+            try:
+                self._route(attachment)
+            except OSError as error:  # it was unplugged meanwhile
+                log.warning("network.not_reopened", extra={"sandbox": attachment.id, "reason": str(error)})
+        self._shut = ""
+        log.warning("network.reopened", extra={"links": len(self._plugged)})
+
+    def shut(self, reason: str) -> None:
+        """Take every Machine's link down, until a `mend` succeeds."""
+        self._shut = reason
+        for link in _links():
+            try:
+                with Netlink() as host:
+                    host.run(netlink.down(socket.if_nametoindex(link)))
+            except OSError as error:  # it was unplugged meanwhile
+                log.warning("network.not_shut", extra={"link": link, "reason": str(error)})
+
     async def known(self) -> frozenset[str]:
         """Names of all our namespaces, by their form."""
         return frozenset(entry.name for entry in namespace.DIRECTORY.iterdir() if is_ours(entry.name))
@@ -130,6 +181,7 @@ class Network:
         await asyncio.to_thread(namespace.remove, id)
 
     def _attach(self, attachment: Attachment) -> Path:
+        self._must_be_open()
         path = namespace.DIRECTORY / attachment.id
         if path.exists():
             self._detach(attachment)
@@ -144,6 +196,7 @@ class Network:
         return path
 
     def _reattach(self, attachment: Attachment) -> Path:
+        self._must_be_open()
         path = namespace.DIRECTORY / attachment.id
         self._plugged[attachment.id] = attachment
         if not os.path.ismount(path) or not Path("/sys/class/net", attachment.link).exists():
@@ -154,6 +207,15 @@ class Network:
         except OSError as error:
             raise Internal("a Machine cannot be connected again", why=str(error), next="caddis doctor") from error
         return path
+
+    def _readmit(self, attachment: Attachment) -> None:
+        self._firewall.plug(attachment.port)
+        if attachment.link in _links():  # of one that is suspended it is gone after a reboot
+            self._route(attachment)  # an agent that died may have shut it
+
+    def _must_be_open(self) -> None:
+        if self._shut:
+            raise Unavailable("a Machine cannot be connected", why=f"no firewall: {self._shut}", next="caddis doctor")
 
     def _wire(self, attachment: Attachment) -> None:
         """Runs inside the new namespace: the Machine's end of the link."""
@@ -196,6 +258,11 @@ class Network:
     def close(self) -> None:
         """Take the firewall's table away. For tests and uninstalling: running Machines would lose their rules."""
         self._firewall.remove()
+
+
+def _links() -> list[str]:
+    """The host's ends of all Machines' links, also of those that this agent has not plugged in."""
+    return [name for _, name in socket.if_nameindex() if name.startswith(LINK_PREFIX)]
 
 
 def is_ours(name: str) -> bool:

@@ -109,7 +109,7 @@ class AppConfig:
         return self.extension.placement(group)
 
 
-def read(root: Node, findings: Findings, *, directory: Path, sources: tuple[str, ...] = ()) -> AppConfig:
+def read(root: Node, findings: Findings, *, directory: Path | None, sources: tuple[str, ...] = ()) -> AppConfig:
     """Reports what is wrong and reads on; the value counts only if nothing failed."""
     with Section(root, findings) as section:
         groups = processes.read(section.node_of("processes"), findings)

@@ -12,7 +12,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from caddisfly.launch.config import document, words
+from caddisfly.launch.config import document, locate, words
 from caddisfly.launch.config.findings import Findings
 from caddisfly.launch.config.node import Node
 from caddisfly.launch.config.units import kind
@@ -32,11 +32,15 @@ _SHELL = ("/bin/sh", "-c")
 _TIMES = {"interval": "interval", "timeout": "timeout", "start_period": "grace_period"}
 
 
-def read(section: Node, findings: Findings, directory: Path) -> dict[str, Any]:
+def read(section: Node, findings: Findings, directory: Path | None) -> dict[str, Any]:
     """The `containers` of a Machine config; empty when the file is of no use, which has been reported."""
     said = section.members.get("file")
     names = (str(said.value),) if said is not None and said.value else NAMES
-    file = next((directory / name for name in names if (directory / name).is_file()), None)
+    try:
+        file = next((path for name in names if (path := locate.beside(directory, name)).is_file()), None)
+    except OSError as error:
+        findings.error(said or section, f"no Compose file can be read: {error.strerror or error}")
+        return {}
     if file is None:
         findings.error(said or section, f"no Compose file in {directory}", allowed=", ".join(names))
         return {}

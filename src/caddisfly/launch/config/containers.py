@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from caddisfly.launch.config import compose
+from caddisfly.launch.config import compose, locate
 from caddisfly.launch.config.findings import Findings, nearest
 from caddisfly.launch.config.node import Node
 from caddisfly.launch.config.units import kind
@@ -24,7 +24,7 @@ _PREFERRED = "app"
 
 
 def read(
-    root: Node, findings: Findings, *, source: Node | None, container: str, build: Node | None, directory: Path
+    root: Node, findings: Findings, *, source: Node | None, container: str, build: Node | None, directory: Path | None
 ) -> dict[str, Any]:
     """The config to begin with, empty when there is none. Compose wins over JSON. Paths are relative to `directory`."""
     composed = build.members.get("compose") if build is not None else None
@@ -74,12 +74,12 @@ def _chosen(containers: list[Any], wanted: str) -> Any:
     return containers[names.index(_PREFERRED)] if _PREFERRED in names else next(iter(containers), None)
 
 
-def _json(source: Node, findings: Findings, directory: Path) -> dict[str, Any]:
+def _json(source: Node, findings: Findings, directory: Path | None) -> dict[str, Any]:
     text, what = str(source.value), "machine_config"
     if text.endswith(".json") and not text.lstrip().startswith("{"):
         what = text
         try:
-            text = (directory / text).read_text()
+            text = locate.beside(directory, text).read_text()
         except (OSError, UnicodeDecodeError) as error:
             findings.error(source, f"{what} cannot be read: {error}")
             return {}
@@ -111,7 +111,7 @@ def _objects(value: Any) -> bool:
     return not value or (isinstance(value, list) and all(isinstance(one, dict) for one in value))
 
 
-def _with_files(container: Mapping[str, Any], at: Node, findings: Findings, directory: Path) -> dict[str, Any]:
+def _with_files(container: Mapping[str, Any], at: Node, findings: Findings, directory: Path | None) -> dict[str, Any]:
     """Files of the laptop go along as their content."""
     if not container.get("files"):
         return dict(container)
@@ -119,7 +119,7 @@ def _with_files(container: Mapping[str, Any], at: Node, findings: Findings, dire
     for entry in container["files"]:
         if path := str(entry.get("local_path") or ""):
             try:
-                content = base64.b64encode((directory / path).read_bytes()).decode()
+                content = base64.b64encode(locate.beside(directory, path).read_bytes()).decode()
             except OSError as error:
                 findings.error(at, f"{path} cannot be read: {error.strerror or error}")
                 continue

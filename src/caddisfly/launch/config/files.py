@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from caddisfly.launch.config import locate
 from caddisfly.launch.config.findings import Findings
 from caddisfly.launch.config.node import Node
 from caddisfly.launch.config.processes import Groups
@@ -40,8 +41,8 @@ def of_group(entries: Iterable[FileEntry], group: str) -> tuple[FileEntry, ...]:
     return tuple(entry for entry in entries if not entry.processes or group in entry.processes)
 
 
-def read(node: Node, findings: Findings, groups: Groups, *, directory: Path) -> FileEntry:
-    """Local files are read now, relative to the directory of the config file."""
+def read(node: Node, findings: Findings, groups: Groups, *, directory: Path | None) -> FileEntry:
+    """Local files are read now, relative to the directory of the config file, if it is one."""
     with Section(node, findings) as section:
         guest_path = section.text("guest_path")
         if not guest_path.startswith("/"):
@@ -58,11 +59,11 @@ def read(node: Node, findings: Findings, groups: Groups, *, directory: Path) -> 
         )
 
 
-def _content(section: Section, said: dict[str, str], way: str, directory: Path) -> str:
+def _content(section: Section, said: dict[str, str], way: str, directory: Path | None) -> str:
     """In base64."""
     if way == "local_path":
         try:
-            return _encoded((directory / said[way]).read_bytes())
+            return _encoded(locate.beside(directory, said[way]).read_bytes())
         except OSError as error:
             section.findings.error(section.place_of(way), f"{said[way]} cannot be read: {error.strerror or error}")
     elif way == "literal":

@@ -15,9 +15,10 @@ from typing import Any
 
 from caddisfly.launch.config.processes import ONLY_GROUP
 from caddisfly.launch.config.restart import POLICIES
-from caddisfly.launch.config.running import UNKNOWN, Machine, managed, metadata
+from caddisfly.launch.config.running import Machine, managed, metadata
 from caddisfly.launch.config.service_sections import service_sections
 from caddisfly.launch.config.translate import GROUP_KEY, PLATFORM_KEY, STANDBY_ENV
+from caddisfly.model import states
 from caddisfly.model.errors import FailedPrecondition
 from caddisfly.model.guest import Guest
 
@@ -69,7 +70,7 @@ def of(app: str, machines: Sequence[Machine]) -> Saved:
     notes = [
         f"{machine['id']}: its host does not answer; what was last heard counts"
         for machine in managed(machines)
-        if machine.get("host_status") in UNKNOWN
+        if machine.get("host_status") in states.HOST_AWAY
     ]
     stop = _common(configs, "stop_config", notes)
     init = {group: config.get("init") or {} for group, config in configs.items()}

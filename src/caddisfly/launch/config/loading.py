@@ -14,6 +14,8 @@ from caddisfly.launch.config.findings import Findings
 from caddisfly.launch.config.locate import Files
 from caddisfly.launch.config.node import Node
 
+_HERE = Path()
+
 
 def find_and_load(
     given: str = "",
@@ -35,18 +37,21 @@ def load(files: Files, *, strict: bool = True) -> AppConfig:
     return of_node(root, directory=files.directory, strict=strict, sources=tuple(map(str, files.all)))
 
 
-def text(content: str, *, name: str = "fly.toml", directory: Path | None = None, strict: bool = True) -> AppConfig:
-    """Of a text that is in no file. Raises `ConfigInvalid`."""
+def text(content: str, *, name: str = "fly.toml", directory: Path | None = _HERE, strict: bool = True) -> AppConfig:
+    """Of a text that is in no file. Without a `directory` it can name no files. Raises `ConfigInvalid`."""
     root = document.parse(content, name=name)
-    return of_node(root, directory=directory or Path(), strict=strict, sources=(name,))
+    return of_node(root, directory=directory, strict=strict, sources=(name,))
 
 
 def of_release(kept: Mapping[str, Any]) -> AppConfig:
-    """Of the `definition` that a release was deployed with. Raises `ConfigInvalid` if another platform wrote it."""
-    return text(json.dumps(kept), name=definition.NAME, strict=False)
+    """Of the `definition` that a release was deployed with. Raises `ConfigInvalid` if another platform wrote it.
+
+    Whoever may deploy the app has written it, and no file of this computer is read because they say so.
+    """
+    return text(json.dumps(kept), name=definition.NAME, directory=None, strict=False)
 
 
-def of_node(root: Node, *, directory: Path, strict: bool, sources: tuple[str, ...]) -> AppConfig:
+def of_node(root: Node, *, directory: Path | None, strict: bool, sources: tuple[str, ...]) -> AppConfig:
     findings = Findings(strict)
     app = app_config.read(root, findings, directory=directory, sources=sources)
     rules.check(app, root, findings)

@@ -6,6 +6,7 @@ gets deployed.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,6 +65,17 @@ def refuse_other(app: str, named: str, file: str) -> None:
             why="the file of one app must not become that of another",
             next=f"-c PATH names another file; without -a and FLY_APP it is {named}",
         )
+
+
+def beside(directory: Path | None, name: str) -> Path:
+    """Where a file is that a config in this directory names.
+
+    Raises `OSError` for a config that comes from elsewhere, as with a release: somebody else may have written it, and
+    nobody's files are read because another one says so.
+    """
+    if directory is None:
+        raise PermissionError(errno.EPERM, "a config that is no file here has no files beside it")
+    return directory / name
 
 
 def _base(given: str, variable: str, directory: Path) -> Path:

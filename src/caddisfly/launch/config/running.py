@@ -11,11 +11,11 @@ from typing import Any
 
 from caddisfly.launch.config.app_config import AppConfig
 from caddisfly.launch.config.translate import GROUP_KEY, PLATFORM, PLATFORM_KEY, SPECIAL_GROUPS, machine_config
+from caddisfly.model import states
 from caddisfly.model.config import Config
 from caddisfly.model.errors import Problem
 
 _GONE = ("destroyed", "destroying")
-UNKNOWN = ("unknown", "unreachable")
 
 Machine = Mapping[str, Any]
 
@@ -99,7 +99,7 @@ def _compared(app: AppConfig, group: str, machine: Machine) -> MachineComparison
         region=str(machine.get("region", "")),
         running=running,
         wanted=wanted,
-        known=machine.get("host_status") not in UNKNOWN,
+        known=machine.get("host_status") not in states.HOST_AWAY,
     )
 
 

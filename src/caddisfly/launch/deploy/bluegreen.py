@@ -44,10 +44,7 @@ def refuse(plan: Plan) -> None:
             why="the Machines of the app run " + ", ".join(images) + "; bluegreen replaces one version by another",
             next="deploy with --strategy rolling once",
         )
-    config = plan.config
-    if not any(
-        config.checks_of(group) or any(one.checks for one in config.services_of(group)) for group in plan.groups
-    ):
+    if not any(_checked(plan.config, group) for group in plan.groups):
         raise FailedPrecondition(
             "You need to define at least 1 check in order to use blue-green deployments",
             why="without a check nobody can say that the new Machines are well before they take the requests",

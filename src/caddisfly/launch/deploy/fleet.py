@@ -18,6 +18,7 @@ from caddisfly.launch.config import containers
 from caddisfly.launch.deploy.leases import Leases
 from caddisfly.launch.deploy.options import Options
 from caddisfly.launch.deploy.progress import Progress
+from caddisfly.launch.events import newest
 
 Wire = dict[str, Any]
 
@@ -133,7 +134,7 @@ class Fleet:
                 )
             )
             self.image.learn(after)
-        return after, _newest(now)
+        return after, newest(now)
 
     async def create(
         self,
@@ -202,7 +203,3 @@ async def _answered(call: Coroutine[Any, Any, Wire], note: Callable[[Wire], None
         raise
     note(answer)
     return answer
-
-
-def _newest(machine: Mapping[str, Any]) -> str:
-    return str(next((event["id"] for event in machine.get("events") or ()), ""))

@@ -19,7 +19,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-PASSING = "passing"
+from caddisfly.launch.events import exit_of, undone
+from caddisfly.model.check import PASSING
+
 SURE_AFTER = 3
 """So many times in a row a check must get the same final answer before it counts."""
 _HTTP_STATUS = re.compile(r"status (\d{3})\b")
@@ -78,7 +80,7 @@ def judge(machine: Wire, expected: Expectation, *, up_s: float = 0.0, hopeless: 
     if expected.version and machine.get("instance_id") != expected.version:
         return _other_version(machine)
     fresh = _since(machine.get("events") or (), expected.since)
-    exits = [_exit(event) for event in fresh if event.get("type") == "exit"]
+    exits = [exit_of(event) for event in fresh if event.get("type") == "exit"]
     exits = [one for one in exits if not one.get("requested_stop")]
     state = str(machine.get("state", ""))
     if state == "failed" and (not exits or exits[0].get("error")):
@@ -167,11 +169,6 @@ def _since(events: Sequence[Wire], id: str) -> list[Wire]:
     return fresh
 
 
-def _exit(event: Wire) -> Wire:
-    found: Wire = (event.get("request") or {}).get("exit_event") or {}
-    return found
-
-
 def _reason(left: Wire) -> str:
     """Why an exit is a bad one; empty for a good one."""
     if left.get("oom_killed"):
@@ -183,7 +180,6 @@ def _reason(left: Wire) -> str:
 
 
 def _other_version(machine: Wire) -> Failed:
-    updates = [event for event in machine.get("events") or () if event.get("type") == "update"]
-    if updates and updates[0].get("status") == "failed":
-        return Failed("the update was undone", str((updates[0].get("request") or {}).get("error", "")))
+    if (why := undone(machine)) is not None:
+        return Failed("the update was undone", why)
     return Failed("it was changed by somebody else meanwhile")

@@ -7,11 +7,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from caddisfly.client.errors import NotFoundError
+from caddisfly.client.errors import NotFoundError, RetryableError
 from caddisfly.launch.config import check_machine
 from caddisfly.launch.deploy.fleet import Fleet
 from caddisfly.launch.deploy.plan import Plan
 from caddisfly.launch.deploy.watch import Unhealthy
+from caddisfly.launch.events import last_exit
 
 _PAUSE_S = 0.25
 
@@ -52,10 +53,10 @@ async def _ended(fleet: Fleet, id: str) -> int:
             machine: Mapping[str, Any] = await fleet.get(id)
         except NotFoundError:
             raise Unhealthy(f"the Machine of a machine check, {id}, was destroyed by somebody else") from None
-        for event in machine.get("events") or ():
-            if event.get("type") == "exit":
-                left = (event.get("request") or {}).get("exit_event") or {}
-                return int(left.get("exit_code") or 0) or int(bool(left.get("error")))
+        except RetryableError:  # the platform is away for a moment, its Machines are not
+            machine = {}
+        if (left := last_exit(machine)) is not None:
+            return int(left.get("exit_code") or 0) or int(bool(left.get("error")))
         if time.monotonic() >= deadline:
             raise Unhealthy(f"a machine check did not end within {fleet.options.wait_timeout_s:g} s")
         await asyncio.sleep(_PAUSE_S)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from caddisfly.launch.config import AppConfig, machine_config, vm
-from caddisfly.launch.config.running import UNKNOWN, Machine, managed, metadata
+from caddisfly.launch.config.running import Machine, managed, metadata
 from caddisfly.launch.config.translate import (
     GROUP_KEY,
     PLATFORM,
@@ -29,6 +29,7 @@ from caddisfly.launch.config.translate import (
 )
 from caddisfly.launch.deploy.options import Options
 from caddisfly.launch.deploy.spread import spread
+from caddisfly.model import states
 from caddisfly.model.errors import FailedPrecondition, InvalidArgument
 from caddisfly.model.guest import Guest
 
@@ -323,7 +324,7 @@ class _Groups:
 
 def _known(machine: Machine) -> Wire:
     """Its config. Raises `FailedPrecondition` when that is not known for sure."""
-    if machine.get("host_status") in UNKNOWN or not machine.get("config"):
+    if machine.get("host_status") in states.HOST_AWAY or not machine.get("config"):
         raise FailedPrecondition(
             f"the host of Machine {machine['id']} does not answer",
             why="what it runs is not known, and it would stay on the old version",

@@ -119,10 +119,6 @@ class OnTerminal:
         ]
         return Group(self._spinner, *lines) if lines else Text()
 
-    def _line(self, id: str, row: _Row) -> Text:
-        seconds = self._clock() - row.since
-        return Text(f"  {id} [{row.group}] {row.step}  {seconds:.0f}s", no_wrap=True, overflow="ellipsis")
-
 
 def choose(out: TextIO) -> Progress:
     """Alive where somebody looks."""

@@ -21,6 +21,7 @@ from caddisfly.launch.deploy.fleet import Fleet
 from caddisfly.launch.deploy.plan import Plan
 from caddisfly.launch.deploy.release import Release
 from caddisfly.launch.deploy.watch import Slow, Unhealthy
+from caddisfly.launch.events import last_exit
 
 RELEASE = "release_command"
 """Under which a release's progress tells how far it came."""
@@ -94,11 +95,11 @@ async def _followed(fleet: Fleet, id: str) -> Mapping[str, Any]:
         except RetryableError:
             machine = {}
         state = str(machine.get("state", ""))
-        over = state in _OVER and _exit(machine) is not None
+        exit = last_exit(machine) if state in _OVER else None
         token = await _show_logs(fleet, id, token)
-        if over:
+        if exit is not None:
             await _show_logs(fleet, id, token)  # what came between
-            return _exit(machine) or {}
+            return exit
         if time.monotonic() >= deadline:
             await fleet.destroy(id)
             limit_s = fleet.options.release_command_timeout_s
@@ -120,14 +121,6 @@ async def _show_logs(fleet: Fleet, id: str, token: str) -> str:
     for entry in page.entries:
         fleet.shown.output(str(entry.get("message", "")))
     return page.next_token
-
-
-def _exit(machine: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    for event in machine.get("events") or ():
-        if event.get("type") == "exit":
-            found: Mapping[str, Any] = (event.get("request") or {}).get("exit_event") or {}
-            return found
-    return None
 
 
 async def _failure(fleet: Fleet, id: str, exit: Mapping[str, Any], code: int) -> Unhealthy:

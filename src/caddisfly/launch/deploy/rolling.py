@@ -18,6 +18,7 @@ from caddisfly.launch.deploy.gate import Expectation
 from caddisfly.launch.deploy.options import FIRST_LOOK_S, LATER_LOOK_S
 from caddisfly.launch.deploy.plan import Plan, Update
 from caddisfly.launch.deploy.watch import Unhealthy
+from caddisfly.launch.events import newest, undone
 from caddisfly.model.errors import Problem
 
 _GROUPS_AT_ONCE, _COLD_AT_ONCE = 16, 30
@@ -148,9 +149,7 @@ async def _settled(fleet: Fleet, update: Update) -> Wire:
     """Once a sleeping Machine has its new version. Raises `Unhealthy` when that was undone."""
     await fleet.client.machines.wait(fleet.app, update.id, "settled", timeout_s=_SETTLE_S)
     now = await fleet.get(update.id)
-    updates = [event for event in now.get("events") or () if event.get("type") == "update"]
-    if updates and updates[0].get("status") == "failed":
-        why = str((updates[0].get("request") or {}).get("error", ""))
+    if (why := undone(now)) is not None:
         raise Unhealthy(f"Machine {update.id} [{update.group}]: the update was undone", why=why)
     return now
 
@@ -178,7 +177,3 @@ async def well(
         fleet.shown.say(f"WARNING {found}")
     if not quiet:
         fleet.shown.machine(id, group, f"good, {note}" if note else "good", "done")
-
-
-def newest(machine: Wire) -> str:
-    return str(next((event["id"] for event in machine.get("events") or ()), ""))

@@ -13,6 +13,7 @@ from caddisfly.launch.deploy import watch
 from caddisfly.launch.deploy.fleet import Before, Fleet
 from caddisfly.launch.deploy.gate import Expectation
 from caddisfly.launch.deploy.plan import WARM
+from caddisfly.launch.events import newest
 from caddisfly.model.errors import Problem
 
 _SETTLE_S = 300.0
@@ -72,7 +73,7 @@ async def _restore(fleet: Fleet, before: Before) -> None:
         if (await fleet.get(before.id))["state"] == "started":  # it had been woken to be looked at
             await machines.stop(fleet.app, before.id, nonce=nonce)
         return
-    since = next((str(event["id"]) for event in now.get("events") or ()), "")
+    since = newest(now)
     if after["state"] not in ("replacing", "starting", "started", "restarting"):
         await machines.wait(fleet.app, before.id, "settled", timeout_s=_SETTLE_S)
         await machines.start(fleet.app, before.id, nonce=nonce)

@@ -8,9 +8,9 @@ from caddisfly.client import AsyncClient
 from caddisfly.client.calls import Json
 from caddisfly.launch.deploy.leases import held
 from caddisfly.launch.deploy.options import LEASE_TTL_S
-from caddisfly.launch.deploy.rolling import newest
+from caddisfly.launch.events import newest
 from caddisfly.launch.fleet import waiting
-from caddisfly.launch.fleet.outcome import UNKNOWN
+from caddisfly.model import states
 from caddisfly.model.errors import FailedPrecondition
 
 RUNS = ("started", "starting", "restarting")
@@ -51,7 +51,7 @@ async def restart(client: AsyncClient, app: str, id: str, *, force: bool = False
 
 def known(machine: Json) -> Json:
     """Raises `FailedPrecondition` when what it is is not known for sure: writing would lose it."""
-    if machine.get("host_status") in UNKNOWN or not machine.get("config"):
+    if machine.get("host_status") in states.HOST_AWAY or not machine.get("config"):
         raise FailedPrecondition(
             f"what {machine['id']} is now is not known",
             why=f"its host is {machine.get('host_status') or 'not reachable'}",

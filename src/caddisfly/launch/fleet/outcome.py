@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from caddisfly.launch.events import last_exit
+from caddisfly.model import states
 from caddisfly.model.check import PASSING
 from caddisfly.model.errors import Problem
 
 Machine = Mapping[str, Any]
-UNKNOWN = ("unknown", "unreachable")
-"""What `host_status` says of a host that does not answer."""
 
 
 SUSPENDED = "caddis_suspended"
@@ -28,8 +28,7 @@ def failure(machine: Machine) -> tuple[str, str] | None:
     state = machine["state"]
     if state not in ("stopped", "failed", "destroyed"):
         return None
-    exits = (event for event in machine.get("events") or () if event["type"] == "exit")
-    left = exit_of(next(exits, {}))
+    left = last_exit(machine) or {}
     code = left.get("exit_code", 0)
     if state != "failed" and (left.get("requested_stop") or (not code and not left.get("error"))):
         return None  # many programs answer a signal with another code than 0
@@ -40,16 +39,9 @@ def failure(machine: Machine) -> tuple[str, str] | None:
     return f"{machine['id']} did not stay up, it is {state}", reason
 
 
-def exit_of(event: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What an exit event says, in the older wrapping too; empty for other events."""
-    request = event.get("request") or {}
-    left: Mapping[str, Any] = request.get("exit_event") or (request.get("MonitorEvent") or {}).get("exit_event") or {}
-    return left
-
-
 def trouble(machine: Machine) -> str | None:
     """Why a Machine does not do its work as it should, in one sentence; None when it does, or need not."""
-    if machine.get("host_status") in UNKNOWN:
+    if machine.get("host_status") in states.HOST_AWAY:
         return "its host does not answer; this is the last that is known of it"
     if (problem := failure(machine)) is not None:
         return problem[1]
@@ -60,14 +52,6 @@ def trouble(machine: Machine) -> str | None:
     if machine["state"] == "started" and machine.get("cordoned"):
         return "it is cordoned and gets no requests"
     return None
-
-
-def undone(machine: Machine) -> str | None:
-    """Why its newest update was taken back, when it was."""
-    newest = next((event for event in machine.get("events") or () if event["type"] == "update"), None)
-    if newest is None or newest["status"] != "failed":
-        return None
-    return str((newest.get("request") or {}).get("error", ""))
 
 
 def unhealthy(machine: Machine) -> list[Mapping[str, Any]]:

@@ -13,7 +13,7 @@ from caddisfly.client.calls import Json
 from caddisfly.launch.config.running import metadata
 from caddisfly.launch.deploy.leases import held
 from caddisfly.launch.deploy.options import LEASE_TTL_S
-from caddisfly.launch.deploy.rolling import newest
+from caddisfly.launch.events import newest
 from caddisfly.launch.fleet import waiting
 from caddisfly.launch.fleet.changing import RUNS, known
 from caddisfly.launch.fleet.deployed import is_standby

@@ -15,8 +15,8 @@ from caddisfly.launch.deploy.gate import Expectation
 from caddisfly.launch.deploy.leases import Leases
 from caddisfly.launch.deploy.options import LEASE_TTL_S, Options
 from caddisfly.launch.deploy.progress import Mark
-from caddisfly.launch.deploy.rolling import newest
-from caddisfly.launch.fleet.outcome import Failed, undone
+from caddisfly.launch.events import newest, undone
+from caddisfly.launch.fleet.outcome import Failed
 
 WITHIN_S = 300.0
 _LOOK_S = 1.0

@@ -10,14 +10,13 @@ from collections.abc import Callable, Sequence
 
 from caddisfly.client import AsyncClient, NotFoundError
 from caddisfly.client.calls import Json
-from caddisfly.launch.config.running import UNKNOWN
 from caddisfly.launch.deploy.leases import held
 from caddisfly.launch.deploy.options import LEASE_TTL_S
 from caddisfly.launch.fleet import waiting
 from caddisfly.launch.fleet.deployed import Deployed
 from caddisfly.launch.fleet.turns import each
 from caddisfly.launch.scale.plan import Addition, GroupPlan, Removal
-from caddisfly.model import ids
+from caddisfly.model import ids, states
 from caddisfly.model.errors import Aborted
 
 _AT_ONCE = 5
@@ -39,7 +38,9 @@ async def carry_out(
         say("This platform remembers no counts: the next deploy does not know of them")
     if not any(plan.changes for plan in plans):
         return []
-    present = [str(machine["id"]) for machine in deployed.machines if machine.get("host_status") not in UNKNOWN]
+    present = [
+        str(machine["id"]) for machine in deployed.machines if machine.get("host_status") not in states.HOST_AWAY
+    ]
     async with held(client, app, present, ttl_s=LEASE_TTL_S, by="caddis scale") as leases:
 
         async def add(addition: Addition) -> Json:

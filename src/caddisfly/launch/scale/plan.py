@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from caddisfly.launch.config.running import UNKNOWN, Machine, metadata
+from caddisfly.launch.config.running import Machine, metadata
 from caddisfly.launch.config.translate import machine_config
 from caddisfly.launch.deploy.plan import RELEASE_ID_KEY, RELEASE_VERSION_KEY
 from caddisfly.launch.deploy.spread import spread
@@ -21,6 +21,7 @@ from caddisfly.launch.fleet.deployed import Deployed, is_standby
 from caddisfly.launch.scale import size
 from caddisfly.launch.scale.size import Size
 from caddisfly.launch.scale.wanted import Count
+from caddisfly.model import states
 from caddisfly.model.errors import NotFound, Unimplemented
 
 _REMOVED_FIRST = ("failed", "created", "stopped", "suspended", "stopping", "suspending")
@@ -199,7 +200,7 @@ def _removed(here: Sequence[Machine], members: Sequence[Machine], region: str, n
         state = machine.get("state")
         runs = _REMOVED_FIRST.index(state) if state in _REMOVED_FIRST else len(_REMOVED_FIRST)
         return (
-            machine.get("host_status") in UNKNOWN,  # it cannot be destroyed now
+            machine.get("host_status") in states.HOST_AWAY,  # it cannot be destroyed now
             runs,
             machine["id"] in watched,
             str(machine.get("created_at", "")),

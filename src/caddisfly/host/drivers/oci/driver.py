@@ -41,7 +41,7 @@ from caddisfly.host.drivers.oci.cgroups import ControlGroups, layout
 from caddisfly.host.drivers.oci.checkpoint import Quiet, Suspending
 from caddisfly.host.drivers.oci.conmon import Shim, gone
 from caddisfly.host.drivers.oci.init import INIT, INIT_BINARY, holds_signals
-from caddisfly.host.drivers.oci.runtime import Name, Runtime
+from caddisfly.host.drivers.oci.runtime import Name, Runtime, outdated
 from caddisfly.model.errors import FailedPrecondition, Internal, Problem, Unavailable, Unimplemented
 from caddisfly.model.machine import Exit, wall_ms
 
@@ -115,6 +115,8 @@ class OciDriver:
         id = f"probe-{os.getpid():07d}-{wall_ms() % 1_000_000:06d}"
         try:
             version = (await self._runtime.run("--version", timeout_s=self._timeout_s)).split("\n")[0]
+            if refusal := outdated(self._runtime.name, version):
+                return Fingerprint(works=False, version=version, reason=refusal)
             with tempfile.TemporaryDirectory(prefix="caddis-probe-") as root:
                 Path(root).chmod(0o755)  # the probe is not root and must reach its own /
                 await self.start(_probe(id, Path(root)))

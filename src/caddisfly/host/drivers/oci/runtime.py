@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import subprocess
 from contextlib import suppress
@@ -37,11 +38,26 @@ exec unshare --mount --propagation slave -- /bin/sh -c \
 'mount -t tmpfs -o size=4k,mode=555 none /proc/sys/net && exec "$0" "$@"' {binary} --platform=ptrace "$@"
 """
 
-FLOORS: dict[Name, tuple[int, ...]] = {"crun": (1, 8), "runc": (1, 1, 5), "runsc": (0,)}
-"""Versions below these have known escapes (CVE-2024-21626 and older) and are refused.
+FLOORS: dict[Name, tuple[int, ...]] = {"crun": (1, 8), "runc": (1, 1, 5)}
+"""Versions below these have known escapes (CVE-2024-21626 and older) and are refused. gVisor counts by days.
 
 Distributions patch without raising the upstream number: Debian's runc 1.1.5+ds1-1+deb12u1 holds the fix of 1.1.12.
 """
+_VERSION = re.compile(r"version (\d+(?:\.\d+)*)")
+
+
+def outdated(name: Name, said: str) -> str:
+    """Why no Machine may run in a runtime that says this of its version, and what to do; empty: it may."""
+    floor = FLOORS.get(name)
+    if floor is None:
+        return ""
+    oldest = ".".join(map(str, floor))
+    found = _VERSION.search(said)
+    if found is None:
+        return f"{name} does not say its version ({said[:80]}), and below {oldest} containers are known to escape"
+    if tuple(map(int, found[1].split("."))) >= floor:
+        return ""
+    return f"containers are known to escape from {name} {found[1]}: upgrade it to {oldest} or later"
 
 
 @dataclass(frozen=True, slots=True)
