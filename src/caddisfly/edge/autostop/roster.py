@@ -3,7 +3,7 @@
 Both are keys on the bus that lapse. A worker's own key is written again long before it does, so a worker that was
 killed is missed for as long as it takes its successor, which has the same name, to come up; nothing is stopped
 meanwhile. The decider's key lapses within seconds. Neither is a truth that matters: a worker that is not on the roster,
-or two that decide, cost no request (docs/decisions/0022).
+or two that decide, cost no request (docs/decisions/0023).
 """
 
 from __future__ import annotations
