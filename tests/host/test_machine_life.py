@@ -9,6 +9,7 @@ import json
 import pytest
 
 from caddisfly.bus import contract
+from caddisfly.host.network import connections
 from caddisfly.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Problem
 from caddisfly.model.machine import Machine
 from tests.conftest import eventually
@@ -55,6 +56,25 @@ async def test_a_machine_starts_runs_stops_starts_again_and_goes(agent: RunningA
     exit_event = gone.events[-5].request["exit_event"]  # type: ignore[index]
     assert exit_event["requested_stop"]
     assert exit_event["exit_code"] == 143
+
+
+async def test_what_it_had_open_is_forgotten_with_it(agent: RunningAgent, watcher: Watcher) -> None:
+    """Its address will be somebody else's, who must not be let through to, or held back by, what was open before."""
+    machine = await watcher.until(await agent.create("nc -ll -p 80 -e cat"), "started")
+    addresses = frozenset((machine.ipv4, machine.private_ip))
+
+    async def connected() -> asyncio.StreamWriter | None:
+        try:
+            return (await asyncio.open_connection(machine.ipv4, 80))[1]
+        except OSError:
+            return None
+
+    writer = await eventually(connected)
+    assert connections.may_be_open(addresses)
+    await agent.ask(contract.DESTROY_MACHINE, contract.DestroyMachine(machine_id=machine.id, force=True))
+    await watcher.until(machine, "destroyed")
+    assert not connections.may_be_open(addresses)
+    writer.close()
 
 
 async def test_a_root_that_persists_outlives_stops_and_as_it_says_updates(

@@ -16,7 +16,7 @@ ROUNDS = 4
 COUNTS = (
     "mkdir -p /tmp/www; i=0; "
     "(while :; do i=$((i+1)); echo $i > /tmp/www/n.tmp; mv /tmp/www/n.tmp /tmp/www/n; sleep 0.05; done) & "
-    "nc -lk -p 9000 -e cat & exec httpd -f -p '[::]:8080' -h /tmp/www"
+    "exec httpd -f -p '[::]:8080' -h /tmp/www"
 )
 
 
@@ -48,9 +48,7 @@ async def woken(host: RunningAgent, watcher: Watcher, machine: Machine) -> Machi
     return now
 
 
-async def test_a_counter_in_memory_never_goes_back_and_connections_live_on(
-    host: RunningAgent, watcher: Watcher
-) -> None:
+async def test_a_counter_in_memory_never_goes_back(host: RunningAgent, watcher: Watcher) -> None:
     machine = await watcher.until(await host.create(COUNTS), "started", timeout_s=BOOT_S)
     await eventually(lambda: counts(machine), timeout_s=BOOT_S)
     run = machine.run_id
@@ -66,6 +64,27 @@ async def test_a_counter_in_memory_never_goes_back_and_connections_live_on(
     asked = await host.shell(machine, "date +%s", timeout_s=60)
     assert abs(int(asked.stdout) - time.time()) < 3
     assert_path(await watcher.until(machine, "started"))
+
+
+async def test_a_connection_between_machines_lives_on(host: RunningAgent, watcher: Watcher) -> None:
+    echoes = await watcher.until(await host.create("nc -ll -p 9000 -e cat"), "started", timeout_s=BOOT_S)
+    speaks = f"mkfifo /in; exec 3<>/in; until nc {echoes.private_ip} 9000 < /in > /out; do sleep 0.2; done; exit 9"
+    speaker = await watcher.until(await host.create(speaks), "started", timeout_s=BOOT_S)
+
+    async def heard(words: str) -> bool:
+        return (await host.shell(speaker, "cat /out", timeout_s=60)).stdout.split() == words.split()
+
+    await host.shell(speaker, "echo before > /in", timeout_s=60)
+    await eventually(lambda: heard("before"), timeout_s=BOOT_S)
+    again = await woken(host, watcher, await suspended(host, watcher, echoes))
+    assert again.run_id == echoes.run_id
+    await host.shell(speaker, "echo after > /in", timeout_s=60)
+    await eventually(lambda: heard("before after"), timeout_s=BOOT_S)
+    await host.shell(speaker, "echo both > /in", timeout_s=60)
+    assert await suspended(host, watcher, speaker)
+    await woken(host, watcher, speaker)
+    await eventually(lambda: heard("before after both"), timeout_s=BOOT_S)
+    assert (await watcher.until(speaker, "started")).run_id == speaker.run_id, "the connection was never cut"
 
 
 async def test_an_update_forgets_the_memory_and_starts_anew(host: RunningAgent, watcher: Watcher) -> None:

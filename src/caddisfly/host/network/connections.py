@@ -3,10 +3,14 @@
 All that a Machine says or hears passes through this host, which keeps book of it anyway, for the firewall. What is in
 the book says more than both ends can: also of a connection whose owner has closed it and whose kernel waits on. That is
 a minute when the Machine closed first, and nothing when the other side did; the book knows who did.
+
+It is by address, and addresses are given to others in time: so a Machine's pages are torn out when it goes. Else the
+next one would be let through to, and taken to have open, what was never its own.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -17,8 +21,9 @@ from pathlib import Path
 
 from caddisfly.host.network.netlink import ERROR, HEADER, NETFILTER, RECEIVE_MAX, attributes, messages
 
-_GET = 1 << 8 | 1
-_REQUEST, _DUMP = 0x1, 0x300
+_GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2
+_REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
+_NESTED = 0x8000
 _DONE = 3
 _FAMILY = 4
 """Bytes that say whose addresses follow."""
@@ -74,17 +79,38 @@ def may_be_open(addresses: frozenset[str]) -> tuple[str, ...]:
     return tuple(str(one) for one in _of(addresses) if one.may_be_open(time_wait_s))
 
 
-def _of(addresses: frozenset[str]) -> Iterator[Connection]:
+def forget(addresses: frozenset[str]) -> None:
+    """Tear out all that speaks of these addresses, whatever the protocol. Raises `OSError`. Blocks likewise."""
+    entries = list(_entries(addresses))
+    if not entries:
+        return
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETFILTER) as table:
+        for entry, source, _ in entries:
+            original = entry[_ORIGINAL]
+            family = socket.AF_INET6 if ":" in source else socket.AF_INET
+            body = family.to_bytes() + bytes(_FAMILY - 1)
+            body += struct.pack("=HH", 4 + len(original), _ORIGINAL | _NESTED) + original
+            table.send(HEADER.pack(HEADER.size + len(body), _DELETE, _REQUEST | _ACK, 1, 0) + body)
+            (code,) = struct.unpack_from("=i", table.recv(RECEIVE_MAX), HEADER.size)
+            if code and -code != errno.ENOENT:  # it may have ended by itself
+                raise OSError(-code, f"forget a connection: {os.strerror(-code)}")
+
+
+def _entries(addresses: frozenset[str]) -> Iterator[tuple[dict[int, bytes], str, str]]:
+    """What speaks of these addresses, and who began it with whom."""
     packed = [ip_address(address).packed for address in addresses]
     for entry in _dump():
-        if not any(value in entry[_ORIGINAL] for value in packed):
-            continue
-        own = dict(attributes(entry[_ORIGINAL]))
-        ports = dict(attributes(own[_PROTO]))
+        if any(value in entry[_ORIGINAL] for value in packed):
+            ends = dict(attributes(entry[_ORIGINAL]))[_IP]
+            source, target = (str(ip_address(value)) for _, value in attributes(ends))
+            if addresses & {source, target}:
+                yield entry, source, target
+
+
+def _of(addresses: frozenset[str]) -> Iterator[Connection]:
+    for entry, source, target in _entries(addresses):
+        ports = dict(attributes(dict(attributes(entry[_ORIGINAL]))[_PROTO]))
         if ports[_NUMBER] != bytes((socket.IPPROTO_TCP,)):
-            continue
-        source, target = (str(ip_address(value)) for _, value in attributes(own[_IP]))
-        if not addresses & {source, target}:
             continue
         ends = [
             f"{address if ':' not in address else f'[{address}]'}:{int.from_bytes(ports[port])}"

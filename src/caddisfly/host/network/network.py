@@ -254,6 +254,12 @@ class Network:
         self._plugged.pop(attachment.id, None)
         self._firewall.unplug(attachment.port)
         namespace.remove(attachment.id)
+        if self._remembers:
+            return
+        try:
+            connections.forget(frozenset((attachment.ipv4, attachment.ipv6)))
+        except OSError as error:
+            raise Unavailable("a Machine's connections cannot be forgotten", why=str(error)) from error
 
     def close(self) -> None:
         """Take the firewall's table away. For tests and uninstalling: running Machines would lose their rules."""

@@ -18,6 +18,7 @@ import secrets
 import shutil
 import signal
 import time
+from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
 from socket import socket
@@ -168,9 +169,8 @@ class MicrovmDriver:
             for descriptor in launch.descriptors:
                 os.close(descriptor)
             launch = replace(launch, descriptors=())
-            await self._vmm.boot(spec)
-            if spec.halts:
-                await self._templates.make(spec, sandbox.organization)
+            if not await _unless_gone(pid, self._come_up(spec, sandbox.organization)):
+                raise _not_booted(self._said(shim, launch))
             if spec.saved is None:
                 await self._program_started(shim, launch)
         finally:
@@ -178,6 +178,11 @@ class MicrovmDriver:
                 os.close(descriptor)
         (shim.directory / "started").touch()
         return Running(pid)
+
+    async def _come_up(self, spec: Spec, organization: str) -> None:
+        await self._vmm.boot(spec)
+        if spec.halts:
+            await self._templates.make(spec, organization)
 
     def snapshot_build(self, id: str) -> str:
         if self._swap(id).exists():
@@ -473,6 +478,21 @@ class MicrovmDriver:
 
 class _Refused(Unavailable):
     """The guest came up, and says why it does not run its program."""
+
+
+async def _unless_gone(pid: int, work: Coroutine[None, None, None]) -> bool:
+    """Whether it was done. conmon keeps a VMM's sockets open, so who waits for an answer there would wait in vain."""
+    doing, end = asyncio.create_task(work), asyncio.create_task(gone(pid))
+    try:
+        await asyncio.wait((doing, end), return_when=asyncio.FIRST_COMPLETED)
+        if doing.done():
+            doing.result()
+            return True
+        return False
+    finally:
+        doing.cancel()
+        end.cancel()
+        await asyncio.gather(doing, end, return_exceptions=True)
 
 
 def _uid(id: str) -> int:
