@@ -98,8 +98,13 @@ STORIES: list[tuple[str, Account, str, str]] = [
     ("cannot start, no word", told("failed"), "could not be started", "caddis machine update"),
     (
         "is suspended",
-        told("suspended", event("suspend", "suspended", "flyd"), event("suspend", "suspending", "proxy"), config=WAKES),
-        "suspended by the edge",
+        told(
+            "suspended",
+            event("suspend", "suspended", "flyd"),
+            {**event("suspend", "suspending", "proxy"), "request": {"reason": "no request came for it"}},
+            config=WAKES,
+        ),
+        "suspended by the edge: its memory is kept, it uses no CPU. Its reason: no request came for it.",
         "caddis machine start",
     ),
     (

@@ -57,11 +57,15 @@ class Platform:
         self.bus = Bus(url=self.nats.url, token=self.nats.token, name="test-platform")
         self.bus.open()
         await eventually(lambda: self.bus.connected)
-        self.catalog = Publication(self.bus, owner="control", owns=lambda key, value: True)
+        self.catalog = Publication(self.bus, owner="control", owns=lambda key, value: self.owns(key))
         self.catalog.start()
         self.dispatcher = Dispatcher()
         self.dispatcher.handle(WAKE_MACHINE, self._wake)
         self.agent = await self.dispatcher.serve_unix(self.socket)
+
+    def owns(self, key: str) -> bool:
+        """Whether what stands there is ours alone."""
+        return True
 
     async def close(self) -> None:
         for worker in self.workers:

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -20,16 +20,18 @@ import sys
 from caddisfly.edge.settings import EdgeSettings
 from caddisfly.edge.worker import main
 settings = EdgeSettings.model_validate_json(sys.stdin.read())
-main(settings)
+main(settings, number=sys.argv[1])
 """
 
 
 @asynccontextmanager
-async def worker_process(platform: Platform, port: int) -> AsyncIterator[asyncio.subprocess.Process]:
+async def worker_process(
+    platform: Platform, port: int, *, number: str = ""
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """One worker; listening when the block begins, gone when it ends."""
     settings = platform.settings(http_listen=(f"127.0.0.1:{port}",))
     text = EdgeSettings.model_dump_json(settings).replace("**********", platform.nats.token)
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", _MAIN, stdin=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", _MAIN, number, stdin=asyncio.subprocess.PIPE)
     assert process.stdin is not None
     process.stdin.write(text.encode())
     process.stdin.close()
@@ -44,8 +46,10 @@ async def worker_process(platform: Platform, port: int) -> AsyncIterator[asyncio
 
 def listeners(pid: int) -> set[int]:
     """Ports on which the process itself listens (its siblings share them)."""
-    inodes = {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
-    found = set()
+    inodes, found = set(), set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            inodes.add(str(link.readlink()))
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
         if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:

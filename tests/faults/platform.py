@@ -52,7 +52,7 @@ class Platform:
             f"[bus]\nport = {self.ports['bus']}\n"
             f"[control]\nlisten_port = {self.ports['control']}\n"
             f"[registry]\nport = {self.ports['registry']}\n"
-            f'[edge]\nhttp_listen = ["127.0.0.1:{self.ports["edge"]}"]\ndrain_timeout_s = 2\n'
+            f'[edge]\nhttp_listen = ["127.0.0.1:{self.ports["edge"]}"]\ndrain_timeout_s = 2\nautostop_pass_s = 0.5\n'
             f'[images]\nstore_size_gb = 4\n[host]\nipv4_pool = "{POOL}"\nroot_size_mb = 64\nstop_grace_s = 0.5\n'
         )
 

@@ -22,7 +22,6 @@ from typing import Any
 
 from nats.errors import Error as NatsError
 from nats.js.api import KeyValueConfig, StorageType
-from nats.js.errors import BadRequestError, NotFoundError
 from nats.js.kv import KeyValue
 from pydantic import BaseModel, ConfigDict
 
@@ -74,18 +73,8 @@ class HostEntry(BaseModel):
 
 async def bucket(bus: Bus) -> KeyValue:
     """Open the catalog, making it when it is not there. Raises `Unavailable`."""
-    jetstream = bus.jetstream
-    try:
-        try:
-            return await jetstream.key_value(BUCKET)
-        except NotFoundError:
-            config = KeyValueConfig(bucket=BUCKET, history=1, storage=StorageType.FILE, max_value_size=1024 * 1024)
-            try:
-                return await jetstream.create_key_value(config)
-            except BadRequestError:  # somebody else made it in this moment
-                return await jetstream.key_value(BUCKET)
-    except (NatsError, OSError, TimeoutError) as error:
-        raise Unavailable("the catalog does not answer", why=str(error), next="caddis status") from error
+    config = KeyValueConfig(bucket=BUCKET, history=1, storage=StorageType.FILE, max_value_size=1024 * 1024)
+    return await bus.bucket(config)
 
 
 async def standing(bus: Bus) -> tuple[str, int]:

@@ -17,6 +17,9 @@ from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
 from nats.js import JetStreamContext
+from nats.js.api import KeyValueConfig
+from nats.js.errors import BadRequestError, NotFoundError
+from nats.js.kv import KeyValue
 
 from caddisfly.model.errors import DeadlineExceeded, Unavailable
 
@@ -122,6 +125,20 @@ class Bus:
         task = asyncio.create_task(run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def bucket(self, config: KeyValueConfig) -> KeyValue:
+        """Open a bucket, making it when it is not there. Raises `Unavailable`."""
+        jetstream = self.jetstream
+        try:
+            try:
+                return await jetstream.key_value(config.bucket)
+            except NotFoundError:
+                try:
+                    return await jetstream.create_key_value(config)
+                except BadRequestError:  # somebody else made it in this moment
+                    return await jetstream.key_value(config.bucket)
+        except (NatsError, OSError, TimeoutError) as error:
+            raise Unavailable(f"the {config.bucket} does not answer", why=str(error), next="caddis status") from error
 
     async def request(self, subject: str, payload: bytes, *, timeout_s: float) -> bytes:
         """Ask and await the one answer. Raises `Unavailable` when nobody listens, `DeadlineExceeded` when late."""

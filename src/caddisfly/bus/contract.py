@@ -89,11 +89,14 @@ class CreateMachine(Message):
 
 
 class MachineCall(Message):
-    """`nonce` is that of the caller's lease, if it has one."""
+    """`nonce` is that of the caller's lease, if it has one. `reason` goes into the event of a stop or suspend."""
 
     machine_id: str
     source: str = "user"
     nonce: str = ""
+    grant: str = ""
+    """What the edge was given by `GRANT_REST`: it stops and suspends with that only."""
+    reason: str = ""
 
 
 class UpdateMachine(MachineCall):
@@ -166,6 +169,10 @@ class StopMachine(MachineCall):
     signal: str = ""
     timeout_s: float = 0.0
     force: bool = False
+
+
+class GrantReply(Message):
+    grant: str
 
 
 class SignalMachine(MachineCall):
@@ -477,6 +484,9 @@ SHOW_MEMORY = Method("machine.memory.show", MachineCall, MemoryReply, 10)
 SET_MEMORY = Method("machine.memory.set", SetMemory, MemoryReply, 10)
 RECLAIM_MEMORY = Method("machine.memory.reclaim", ReclaimMemory, Reclaimed, 30)
 LIST_VERSIONS = Method("machine.versions", MachineCall, VersionList, 10)
+GRANT_REST = Method("machine.rest.grant", MachineCall, GrantReply, 5)
+"""Leave to stop or suspend a Machine that nobody needs, for `GRANT_S`. Whoever wakes it takes that leave away."""
+GRANT_S = 10.0
 LIST_PROCESSES = Method("machine.processes", MachineCall, ProcessList, 30)
 READ_LOGS = Method("machine.logs", ReadLogs, LogLines, 10)
 WAKE_MACHINE = Method("machine.wake", MachineCall, MachineReply, 30)

@@ -41,7 +41,8 @@ def show_events(events: list[Json]) -> None:
     for event in events:
         request = event.get("request") or {}
         left = exit_of(event)
-        detail = f"exit code {left['exit_code']}" if "exit_code" in left else str(request.get("error", ""))
+        said = str(request.get("error") or request.get("reason") or "")
+        detail = f"exit code {left['exit_code']}" if "exit_code" in left else said
         detail += ", out of memory" if left.get("oom_killed") else ""
         detail += f", {left['error']}" if left.get("error") else ""
         detail += f"{request['isolation']} ({request.get('driver', '')})" if "isolation" in request else ""

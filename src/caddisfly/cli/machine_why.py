@@ -224,7 +224,7 @@ def _asked_to_stop(facts: _Facts) -> _Told:
     if unsaved and asked.get("source") == "flyd":
         return _Told([f"It was to be suspended, and was stopped instead: {unsaved}."], facts.start, troubled=True)
     if asked.get("source") == "proxy":
-        because = ["The edge stopped it, because it had nothing to do (autostop)."]
+        because = ["The edge stopped it, because it had nothing to do (autostop).", *_reasons(asked)]
     elif asked.get("type") == "stop" and asked.get("source") == "flyd":
         return _Told(["The platform stopped it when it went down itself; it starts again with the platform."], "wait")
     else:
@@ -238,7 +238,7 @@ def _asked_to_stop(facts: _Facts) -> _Told:
 
 def _suspended(facts: _Facts) -> _Told:
     asked = next((event for event in facts.events if event["type"] == "suspend" and event["source"] != "flyd"), None)
-    because = [f"It was suspended {_by(asked)}: its memory is kept, it uses no CPU."]
+    because = [f"It was suspended {_by(asked)}: its memory is kept, it uses no CPU.", *_reasons(asked)]
     if error := facts.failed("resume"):
         because.append(f"Its host could not resume it: {error}.")
     if facts.woken_by_requests and not facts.machine.get("cordoned"):
@@ -346,6 +346,12 @@ def _is_failure(left: Json) -> bool:
 
 def _error(event: Json) -> str:
     return str((event.get("request") or {}).get("error", "")).rstrip(".")
+
+
+def _reasons(event: Json | None) -> list[str]:
+    """Why whoever asked for it did, in its own words."""
+    reason = ((event or {}).get("request") or {}).get("reason")
+    return [f"Its reason: {reason}."] if reason else []
 
 
 def _by(event: Json | None) -> str:

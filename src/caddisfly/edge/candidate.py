@@ -33,6 +33,8 @@ class Candidate:
     __slots__ = (
         "address",
         "autostart",
+        "autostops",
+        "busy_at",
         "connection_line",
         "fence",
         "hard",
@@ -40,18 +42,24 @@ class Candidate:
         "load",
         "machine",
         "near",
+        "peak",
+        "peak_at",
         "pooled",
         "port",
         "reached",
         "retired",
         "slots",
         "soft",
+        "used",
     )
 
     def __init__(self, machine: Machine, address: str, service: Service, slots: deque[asyncio.Future[None]]):
         self.fence = fence_of(machine, address, service)
         self.address, self.port = address, service.internal_port
         self.load = 0
+        self.used = False
+        """Whether a request has ended since the last sweep: the hot path leaves no more of a trace than this."""
+        self.peak, self.peak_at, self.busy_at = 0, -math.inf, -math.inf
         self.idle: list[Upstream] = []
         self.reached = False
         """Whether it took a connection, the last time one was tried."""
@@ -67,6 +75,7 @@ class Candidate:
         self.soft = service.soft_limit
         self.hard: float = service.hard_limit or math.inf
         self.autostart = service.autostart
+        self.autostops = service.autostop != "off"
         self.pooled = service.concurrency_type == "requests"
         # As Fly: services that count connections get a new one for each request.
         self.connection_line = b"" if self.pooled else b"connection: close\r\n"
@@ -84,12 +93,21 @@ class Candidate:
     def release(self) -> None:
         """One request less: lets the first in who waits for room."""
         self.load -= 1
+        self.used = True
         slots = self.slots
         while slots:
             waiter = slots.popleft()
             if not waiter.done():
                 waiter.set_result(None)
                 return
+
+    def observe(self, now: float, *, window_s: float) -> None:
+        """Note how much it has to do. The highest count is forgotten after `window_s`."""
+        if self.used or self.load:
+            self.used = False
+            self.busy_at = now
+        if self.load >= self.peak or now - self.peak_at > window_s:
+            self.peak, self.peak_at = self.load, now
 
     def prune(self, now: float, *, idle_max_s: float) -> None:
         """Close connections that nobody used for `idle_max_s`."""

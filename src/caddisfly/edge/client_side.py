@@ -215,6 +215,11 @@ class Client(asyncio.Protocol):
             exchange.request_data(buffer)
         self.unhold()
 
+    @property
+    def exchange(self) -> Exchange | None:
+        """The request that is under way."""
+        return self._exchange
+
     # Flow
 
     def hold(self) -> None:

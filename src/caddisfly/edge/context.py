@@ -13,6 +13,7 @@ from caddisfly.edge.wake import Wake
 
 if TYPE_CHECKING:
     from caddisfly.edge.client_side import Client
+    from caddisfly.edge.exchange import Exchange
 
 SWEEP_S = 0.5
 """Time-outs are looked at this often, all at once: a timer for each request would cost more than its routing."""
@@ -40,8 +41,20 @@ class Edge:
             # Deadlines are counted from a clock that may be one sweep old: nobody's time is cut short by that.
             if client.deadline and client.deadline + SWEEP_S < now:
                 client.expire()
+        settings = self.settings
         for candidate in self.routes.candidates():
-            candidate.prune(now, idle_max_s=self.settings.pool_idle_s)
+            candidate.prune(now, idle_max_s=settings.pool_idle_s)
+            candidate.observe(now, window_s=settings.autostop_pass_s)
+        self.routes.sweep(now)
+
+    def websockets(self, run_id: str) -> list[Exchange]:
+        """Those that are open to this run of a Machine."""
+        open_ = [client.exchange for client in self.clients if client.exchange is not None]
+        return [
+            one
+            for one in open_
+            if one.websocket and one.upstream is not None and one.upstream.candidate.machine.run_id == run_id
+        ]
 
     def left(self, client: Client) -> None:
         self.clients.discard(client)

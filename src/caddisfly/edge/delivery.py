@@ -14,7 +14,7 @@ from caddisfly.edge import balance
 from caddisfly.edge.errors import Failure
 from caddisfly.edge.upstream import Upstream, connect
 from caddisfly.edge.wake import Retired
-from caddisfly.model.errors import DeadlineExceeded, Problem
+from caddisfly.model.errors import DeadlineExceeded, Problem, Unavailable
 from caddisfly.model.machine import Machine
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RETRY_AFTER_S = 5
+_ASK_AGAIN_S = 0.3
 
 
 async def deliver(exchange: Exchange) -> None:
@@ -174,6 +175,11 @@ class Delivery:
         try:
             async with asyncio.timeout_at(self._deadline):
                 await self._edge.wake.wake(machine)
+        except Unavailable as error:
+            if not self._edge.routes.must_ask(machine):
+                self._unwakeable[machine.id] = _wake_failure(machine, error, self._settings.wake_deadline_s)
+            elif not await self._edge.routes.changed(machine.app_id, timeout_s=_ASK_AGAIN_S):
+                log.debug("edge.host_silent", extra={"machine": machine.id})  # it runs: no reason to give up yet
         except (Problem, TimeoutError) as error:
             self._unwakeable[machine.id] = _wake_failure(machine, error, self._settings.wake_deadline_s)
         return None

@@ -20,6 +20,7 @@ from caddisfly.edge import balance
 from caddisfly.edge.chunked import LAST, BadChunk, Chunked, frame
 from caddisfly.edge.delivery import deliver, unknown_host
 from caddisfly.edge.errors import Failure, redirect, render
+from caddisfly.edge.frames import GOING_AWAY, Frames
 from caddisfly.edge.request_head import CHUNKED, RequestFields
 from caddisfly.edge.response_head import UNTIL_CLOSE, ResponseHead
 
@@ -55,6 +56,10 @@ class Exchange:
     _reframe = False
     _keep_alive = False
     _over = False
+    _frames: Frames | None = None
+    _parting = False
+    parted = False
+    """Whether the client of a WebSocket was told that the app goes away."""
 
     def __init__(self, edge: Edge, client: Client, fields: RequestFields, method: bytes, target: bytes) -> None:
         self.edge, self.client, self.fields, self.method, self.target = edge, client, fields, method, target
@@ -236,6 +241,8 @@ class Exchange:
     def response_data(self, data: bytes) -> None:
         client = self.client
         if self.tunnel:
+            if self._frames is not None:
+                data = self._followed(data)
             client.transport.write(data)
             return
         if client.half_closed:
@@ -285,10 +292,39 @@ class Exchange:
             return
         self._answered = self.tunnel = True
         upgrade = head.upgrade or self.fields.upgrade
+        assert self.upstream is not None
+        if self.upstream.candidate.autostops and upgrade.lower() == b"websocket":
+            self._frames = Frames()
+            self._frames.feed(rest)
         self.client.transport.write(
             b"%b%b\r\nconnection: upgrade\r\nupgrade: %b\r\n\r\n%b" % (head.lead, self.id, upgrade, rest)
         )
         self.client.begin_tunnel()
+
+    @property
+    def websocket(self) -> bool:
+        """Whether it can be ended in a way that its client understands."""
+        return self._frames is not None
+
+    def part(self) -> None:
+        """Tell the client of a WebSocket that the app goes away: it answers, and both sides close."""
+        assert self._frames is not None
+        if not self._parting:
+            self._parting = True
+            self.client.transport.write(self._followed(b""))
+
+    def _followed(self, data: bytes) -> bytes:
+        """What the client gets of what the app sends. After the goodbye, nothing."""
+        frames = self._frames
+        assert frames is not None
+        if not self._parting:
+            frames.feed(data)
+            return data
+        if self.parted:
+            return b""
+        rest = data[: frames.feed(data, only_one=True)]
+        self.parted = frames.between
+        return rest + GOING_AWAY if self.parted else rest
 
     # Ends
 

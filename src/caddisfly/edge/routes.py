@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from caddisfly.bus.catalog import AppEntry
 from caddisfly.bus.projection import Projection
 from caddisfly.edge.candidate import Candidate, fence_of, serves
+from caddisfly.edge.leaving import Leaving
 from caddisfly.edge.settings import EdgeSettings
 from caddisfly.model import registry, states
 from caddisfly.model.config import Config
 from caddisfly.model.machine import ImageRef, Machine
 from caddisfly.model.service import Service
 
-_STARTABLE = states.STARTABLE | {states.CREATED}
+_STARTABLE = states.STARTABLE | {states.CREATED, states.SUSPENDING}
+"""A suspend that is under way is undone by a wake; waited for, it may take longer than a request is held."""
 _ON_THE_WAY = frozenset(
     (
         states.STARTING,
@@ -35,7 +37,7 @@ _ON_THE_WAY = frozenset(
 )
 _GONE = frozenset((states.DESTROYED,))
 _CACHED_MAX = 10_000
-_WAKE_ORDER = (states.SUSPENDED, states.STOPPED, states.CREATED, states.FAILED)
+_WAKE_ORDER = (states.STARTED, states.SUSPENDING, states.SUSPENDED, states.STOPPED, states.CREATED, states.FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Route:
     candidates: tuple[Candidate, ...]
     """Those whose checks pass; when there is none of these, all."""
     startable: tuple[Machine, ...]
-    """May be woken, best first: every request that needs a wake chooses the same one."""
+    """May be woken, best first: every request that needs a wake chooses the same one. Who leaves is among them."""
     on_the_way: tuple[Machine, ...]
     """In a state that will pass by itself."""
     rest: tuple[Machine, ...]
@@ -69,6 +71,9 @@ class Routes:
         self._learned: dict[str, Machine] = {}
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
         self._slots: dict[str, deque[asyncio.Future[None]]] = {}
+        self._leaving = Leaving()
+        self._lingering: set[Candidate] = set()
+        """Retired, with requests that are still under way."""
 
     @property
     def ready(self) -> asyncio.Event:
@@ -99,6 +104,61 @@ class Routes:
 
     def candidates(self) -> list[Candidate]:
         return [*self._candidates.values(), *(one for route in self._own.values() for one in route.candidates)]
+
+    def at_work(self) -> list[Candidate]:
+        """Those of Machines, with those that are retired and not done yet."""
+        return [*self._candidates.values(), *self._lingering]
+
+    def under_way(self, run_id: str) -> int:
+        """How much this worker has on a run."""
+        return sum(one.load for one in self.at_work() if one.machine.run_id == run_id)
+
+    def leave(self, machine_id: str, run_id: str, *, grant: str, now: float) -> None:
+        """From now on a request for this run begins by asking its host."""
+        self._leaving.begin(machine_id, run_id, grant=grant, now=now)
+        self._reconsider(machine_id)
+
+    def leaves(self, machine_id: str, grant: str) -> bool:
+        """Whether it was let go for this grant, and nobody has needed it since."""
+        return self._leaving.has(machine_id, grant)
+
+    def stay(self, machine_id: str) -> None:
+        """It does not leave: its host was asked, or whoever decided has called it off."""
+        if self._leaving.end(machine_id):
+            self._reconsider(machine_id)
+
+    def must_ask(self, machine: Machine) -> bool:
+        """Whether its host has to say first that it stays."""
+        return machine in self._leaving
+
+    def doubt(self) -> None:
+        """A stop may be decided on that this worker was not asked about."""
+        self._leaving.doubt()
+        self._reconsider_all()
+
+    def trust(self) -> None:
+        """Every stop that is decided on from now on was agreed to by this worker."""
+        self._leaving.trust()
+        self._reconsider_all()
+
+    def sweep(self, now: float) -> None:
+        for machine_id in self._leaving.lapsed(now):
+            self.stay(machine_id)
+        self._lingering = {one for one in self._lingering if one.load}
+
+    def _reconsider_all(self) -> None:
+        for machine in list(self._projection.machines.values()):
+            self._refresh(machine)
+
+    def _reconsider(self, machine_id: str) -> None:
+        machine = self._projection.machines.get(machine_id) or self._learned.get(machine_id)
+        if machine is not None:
+            self._refresh(machine)
+
+    def _retire(self, candidate: Candidate) -> None:
+        candidate.retire()
+        if candidate.load:
+            self._lingering.add(candidate)
 
     async def changed(self, app_id: str, *, timeout_s: float, or_room: bool = False) -> bool:
         """Wait until a Machine of the app changes (or has room for a request). False when the time was over."""
@@ -142,7 +202,7 @@ class Routes:
                 or candidate.fence != fence_of(current, self._address(current), service)
             ):
                 del self._candidates[machine.id]
-                candidate.retire()
+                self._retire(candidate)
         for host in self._hosts_of_app.pop(machine.app_id, ()):
             self._by_host.pop(host, None)
         for future in self._waiters.get(machine.app_id, ()):
@@ -193,7 +253,12 @@ class Routes:
             external = service.http_port(port)
             force_https = force_https or (external is not None and external.force_https)
             if serves(machine):
-                candidates.append(self._candidate(machine, service))
+                candidate = self._candidate(machine, service)
+                if machine in self._leaving:
+                    startable.append(machine)
+                    on_the_way.append(machine)  # if its host cannot be asked now, it stays or goes by itself
+                else:
+                    candidates.append(candidate)
             elif machine.state in _STARTABLE and service.autostart and not machine.cordoned:
                 startable.append(machine)
             elif machine.state in _ON_THE_WAY and not machine.cordoned:
@@ -216,7 +281,7 @@ class Routes:
         address = self._address(machine)
         if candidate is None or candidate.fence != fence_of(machine, address, service):
             if candidate is not None:
-                candidate.retire()
+                self._retire(candidate)
             candidate = Candidate(machine, address, service, self._slots_of(machine.app_id))
             self._candidates[machine.id] = candidate
         else:
@@ -224,9 +289,10 @@ class Routes:
         candidate.near = machine.region == self._settings.region
         return candidate
 
-    def _wake_rank(self, machine: Machine) -> tuple[bool, bool, int, str]:
+    def _wake_rank(self, machine: Machine) -> tuple[bool, bool, bool, int, str]:
         return (
             machine.region != self._settings.region,
+            machine.state != states.STARTED,
             machine.host_id != self._settings.host_id,
             _WAKE_ORDER.index(machine.state),
             machine.id,

@@ -96,6 +96,12 @@ class EdgeSettings(BaseModel):
         10.0, ge=0, description="Seconds a request is held while every Machine is at its hard limit, then 503."
     )
     attempts_max: int = Field(90, ge=1, description="Tries for one request, as Fly: then 502.")
+    autostop_pass_s: float = Field(
+        240.0,
+        ge=0,
+        description="Seconds between two looks, a quarter more or less, at which Machines are not needed: as Fly, some "
+        "minutes. Those that started since are left alone. 0: workers with this setting never decide to stop anything.",
+    )
     drain_timeout_s: float = Field(
         600.0, ge=0, description="Seconds that requests under way get when the edge stops (10 min, as Fly)."
     )

@@ -63,6 +63,10 @@ class Wake:
         since_ms = max(event.timestamp if event else 0, self._woken_ms.get(machine.id, 0))
         return wall_ms() - since_ms < self._settings.boot_grace_s * 1000
 
+    def calling(self, machine_id: str) -> bool:
+        """Whether a request waits for this Machine's host."""
+        return machine_id in self._calls
+
     async def stop(self) -> None:
         tasks = [*self._calls.values(), *self._probes.values()]
         for task in tasks:
@@ -93,6 +97,7 @@ class Wake:
                 self._woken_ms.clear()
             self._woken_ms[machine.id] = wall_ms()
         self._routes.learn(woken)
+        self._routes.stay(machine.id)
         log.info(
             "edge.wake",
             extra={

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import gc
 import logging
+import secrets
 import signal
 import socket
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ import uvloop
 
 from caddisfly.bus.connection import Bus
 from caddisfly.bus.projection import CATALOG_WAIT_S, Projection
+from caddisfly.edge.autostop.autostop import Autostop
 from caddisfly.edge.client_side import Client
 from caddisfly.edge.context import SWEEP_S, Edge
 from caddisfly.edge.routes import Routes
@@ -29,8 +31,10 @@ log = logging.getLogger(__name__)
 class EdgeWorker:
     """`start`, then `stop`. `addresses` tells where it listens, as host and port."""
 
-    def __init__(self, settings: EdgeSettings) -> None:
+    def __init__(self, settings: EdgeSettings, *, number: str = "") -> None:
+        """`number` tells it from its siblings, and its successor is given it again."""
         self.settings = settings
+        self.name = f"{settings.host_id}-{number or secrets.token_hex(4)}"
         self.addresses: list[tuple[str, int]] = []
         self._servers: list[asyncio.Server] = []
         self._stack = ExitStack()
@@ -45,6 +49,8 @@ class EdgeWorker:
         routes = Routes(projection=self._projection, settings=settings)
         self._stack.enter_context(routes.listening())
         self.edge = edge = Edge(settings=settings, bus=self._bus, routes=routes, loop=loop)
+        self._autostop = Autostop(edge, name=self.name, projection=self._projection)
+        self._autostop.start()
         self._bus.open()
         self._projection.start()
         if not await self._projection.arrived(timeout_s=CATALOG_WAIT_S):
@@ -80,6 +86,7 @@ class EdgeWorker:
             client.transport.abort()
         if self._sweeper is not None:
             self._sweeper.cancel()
+        await self._autostop.stop()
         await edge.wake.stop()
         for candidate in edge.routes.candidates():
             candidate.retire()
@@ -119,12 +126,12 @@ def listen(address: str, *, backlog: int) -> socket.socket | None:
     return sock
 
 
-async def _run(settings: EdgeSettings) -> None:
+async def _run(settings: EdgeSettings, name: str) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    worker = EdgeWorker(settings)
+    worker = EdgeWorker(settings, number=name)
     await worker.start()
     # What was imported lives for ever, and an exchange leaves no cycles: the collector has little to do.
     gc.collect()
@@ -134,6 +141,6 @@ async def _run(settings: EdgeSettings) -> None:
     await worker.stop()
 
 
-def main(settings: EdgeSettings) -> None:
+def main(settings: EdgeSettings, *, number: str = "") -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
-    uvloop.run(_run(settings))
+    uvloop.run(_run(settings, number))

@@ -142,6 +142,7 @@ class Agent:
             capacity=self._capacity,
             leases=self._leases,
             vault=self._vault,
+            sessions=lambda id: self._sessions.count(id) if self._sessions else 0,
         )
         self._sessions = Sessions(self._bus, engine=engine, pods=pods, stop=machines.stop)
         records = Records(journal=self._journal, engine=engine, driver=driver, leases=self._leases)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import signal
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -11,13 +13,14 @@ from caddisfly.bus import contract
 from caddisfly.bus.rpc import Dispatcher
 from caddisfly.host.capacity import Capacity
 from caddisfly.host.drivers.driver import Command, Suspendable
+from caddisfly.host.grants import Grants
 from caddisfly.host.images.image import ResolvedImage
 from caddisfly.host.journal.journal import Journal
 from caddisfly.host.leases import Leases
 from caddisfly.host.logs import LogReader
 from caddisfly.host.network import addresses
 from caddisfly.host.operations import lifecycle
-from caddisfly.host.operations.engine import Engine
+from caddisfly.host.operations.engine import Decide, Engine
 from caddisfly.host.operations.lifecycle import Decision
 from caddisfly.host.operations.work import Images, Parts
 from caddisfly.host.secrets import Vault
@@ -45,8 +48,13 @@ class Machines:
         capacity: Capacity,
         leases: Leases,
         vault: Vault,
+        sessions: Callable[[str], int],
     ) -> None:
+        """`sessions` counts who is attached to a Machine."""
         self._vault = vault
+        self._sessions = sessions
+        self._commands: Counter[str] = Counter()
+        self._grants = Grants(in_use=self._use_of)
         self._settings, self._journal, self._engine = settings, journal, engine
         self._parts, self._capacity, self._leases = parts, capacity, leases
         self._logs = LogReader(settings)
@@ -63,6 +71,7 @@ class Machines:
         dispatcher.handle(contract.EXEC_MACHINE, self.execute)
         dispatcher.handle(contract.RESOLVE_IMAGE, self.resolve)
         dispatcher.handle(contract.WAKE_MACHINE, self.wake)
+        dispatcher.handle(contract.GRANT_REST, self.grant_rest)
         dispatcher.handle(contract.READ_LOGS, self.read_logs)
 
     def bid(self, request: contract.BidRequest) -> contract.Bid:
@@ -173,6 +182,7 @@ class Machines:
         return contract.MachineReply(record=after.to_record(), revision=revision)
 
     async def start(self, request: contract.MachineCall) -> contract.StartReply:
+        await self._keep_awake(request.machine_id)
         before, after, revision = await self._start(request)
         return contract.StartReply(record=after.to_record(), revision=revision, previous_state=before.state)
 
@@ -195,6 +205,7 @@ class Machines:
 
     async def wake(self, request: contract.MachineCall) -> contract.MachineReply:
         """Start it if need be, and answer once it is started. However many ask, it starts once."""
+        await self._keep_awake(request.machine_id)
         while True:
             machine = self._engine.get(request.machine_id)
             if machine.state in states.STARTABLE or machine.state == states.SUSPENDING:
@@ -212,31 +223,51 @@ class Machines:
             if machine.state not in states.STARTABLE or before in (states.STARTING, states.STARTED):
                 raise FailedPrecondition(f"unable to start machine from current state: '{machine.state}'")
 
+    async def grant_rest(self, request: contract.MachineCall) -> contract.GrantReply:
+        machine = self._engine.get(request.machine_id)
+        self._leases.check(machine, request.nonce)
+        return contract.GrantReply(grant=self._grants.give(machine))
+
+    async def _keep_awake(self, machine_id: str) -> None:
+        """Whoever needs it now comes before whoever wants to put it to rest."""
+        if self._grants.stands(machine_id):
+            await self._engine.change(machine_id, self._grants.withdraw)
+
+    def _use_of(self, machine_id: str) -> str:
+        if sessions := self._sessions(machine_id):
+            return f"{sessions} session{'s are' if sessions > 1 else ' is'} open in it"
+        return "a command runs in it" if self._commands[machine_id] else ""
+
+    def _guarded(self, request: contract.MachineCall, decide: Callable[[Machine], Decision]) -> Decide:
+        """For who may stop it: by its Lease, and if it is the edge, by its grant."""
+        guarded = self._leases.guard(request.nonce, decide)
+        return self._grants.guard(request.grant, guarded) if request.source == "proxy" else guarded
+
     async def stop(self, request: contract.StopMachine) -> contract.MachineReply:
-        _, after, revision = await self._engine.ask(
-            request.machine_id,
-            self._leases.guard(
-                request.nonce,
-                lambda machine: lifecycle.stop(
-                    machine, source=request.source, signal=request.signal, timeout_s=request.timeout_s
-                ),
-            ),
-        )
+        def decide(machine: Machine) -> Decision:
+            return lifecycle.stop(
+                machine,
+                source=request.source,
+                signal=request.signal,
+                timeout_s=request.timeout_s,
+                reason=request.reason,
+            )
+
+        _, after, revision = await self._engine.ask(request.machine_id, self._guarded(request, decide))
         return contract.MachineReply(record=after.to_record(), revision=revision)
 
     async def suspend(self, request: contract.MachineCall) -> contract.MachineReply:
         """Keep its memory on disk (reference M10). What cannot be suspended is refused before anything is done."""
 
         def decide(machine: Machine) -> Decision:
-            decision = lifecycle.suspend(machine, source=request.source, boot=self._parts.boot)
+            decision = lifecycle.suspend(machine, source=request.source, boot=self._parts.boot, reason=request.reason)
             if decision.operation is not None:
                 assert isinstance(self._parts.driver, Suspendable)
                 self._parts.driver.snapshot_build(machine.run_id)
                 self._capacity.check_snapshot(machine, self._engine.machines.values())
             return decision
 
-        guarded = decide if request.source == "proxy" else self._leases.guard(request.nonce, decide)
-        _, after, revision = await self._engine.ask(request.machine_id, guarded)
+        _, after, revision = await self._engine.ask(request.machine_id, self._guarded(request, decide))
         return contract.MachineReply(record=after.to_record(), revision=revision)
 
     async def restart(self, request: contract.StopMachine) -> contract.MachineReply:
@@ -282,7 +313,12 @@ class Machines:
             timeout_s=request.timeout_s,
             container=request.container,
         )
-        result = await self._parts.driver.execute(machine.run_id, command)
+        self._commands[machine.id] += 1
+        try:
+            result = await self._parts.driver.execute(machine.run_id, command)
+        finally:
+            self._commands[machine.id] -= 1
+            self._commands += Counter()  # drops those at zero
         return contract.ExecReply(
             exit_code=result.exit_code,
             stdout=result.stdout.decode(errors="replace"),

@@ -40,6 +40,9 @@ class Service:
     autostart: bool = True
     """Unset counts as true: only an explicit false means "never start" (reference 2.5)."""
     autostop: str = "off"
+    """off, stop or suspend: what becomes of a Machine that is not needed."""
+    min_machines_running: int = 0
+    """How many of them autostop leaves running, in the primary region of the app."""
     concurrency_type: str = "connections"
     soft_limit: int = 20
     hard_limit: int | None = None
@@ -54,6 +57,7 @@ class Service:
             ports=tuple(Port.from_wire(port) for port in wire.get("ports") or ()),
             autostart=wire.get("autostart") is not False,
             autostop={True: "stop", "suspend": "suspend"}.get(wire.get("autostop") or "", "off"),
+            min_machines_running=wire.get("min_machines_running") or 0,
             concurrency_type=concurrency.get("type") or "connections",
             soft_limit=concurrency.get("soft_limit") or 20,
             hard_limit=concurrency.get("hard_limit") or None,

@@ -45,7 +45,7 @@ def run(part: str, *, config: Path | None = None) -> None:
     else:
         from caddisfly.edge import worker as edge_worker
 
-        edge_worker.main(settings.edge)
+        edge_worker.main(settings.edge, number=worker or "0")
 
 
 def _be_agent(settings: Settings) -> None:

@@ -76,7 +76,7 @@ def start(machine: Machine, *, source: str) -> Decision:
     return _begin(machine.with_event("start", "starting", source=source), plans.RESUME if suspended else plans.START)
 
 
-def suspend(machine: Machine, *, source: str, boot: str) -> Decision:
+def suspend(machine: Machine, *, source: str, boot: str, reason: str = "") -> Decision:
     """Suspend call (reference M10). `boot` is that of its host: an interrupted suspend goes on only in the same one."""
     must_exist(machine)
     if machine.state in (states.SUSPENDED, states.SUSPENDING):
@@ -84,22 +84,23 @@ def suspend(machine: Machine, *, source: str, boot: str) -> Decision:
     if machine.state != states.STARTED:
         raise FailedPrecondition(f"unable to suspend machine from current state: '{machine.state}'")
     config = machine.config
-    reason = ""
+    unfit = ""
     if config.guest.memory_mb > SUSPEND_MAX_MB:
-        reason = f"it has {config.guest.memory_mb} MiB of memory, and the most is {SUSPEND_MAX_MB}"
+        unfit = f"it has {config.guest.memory_mb} MiB of memory, and the most is {SUSPEND_MAX_MB}"
     elif config.swap_mb:
-        reason = "it has swap"
+        unfit = "it has swap"
     elif config.schedule:
-        reason = "it has a schedule"
+        unfit = "it has a schedule"
     elif config.guest.gpu_kind:
-        reason = "it has a GPU"
+        unfit = "it has a GPU"
     elif config.programs:
-        reason = "it runs several programs"
-    if reason:
-        raise FailedPrecondition("unable to suspend machine", why=reason, next="stop it instead")
+        unfit = "it runs several programs"
+    if unfit:
+        raise FailedPrecondition("unable to suspend machine", why=unfit, next="stop it instead")
     _must_be_idle(machine)
     machine = replace(machine, state=states.SUSPENDING)
-    return _begin(machine.with_event("suspend", "suspending", source=source), plans.SUSPEND, {"boot": boot})
+    machine = machine.with_event("suspend", "suspending", source=source, request=_because(reason))
+    return _begin(machine, plans.SUSPEND, {"boot": boot})
 
 
 def lost(machine: Machine, *, now_ms: int) -> Decision:
@@ -115,7 +116,7 @@ def lost(machine: Machine, *, now_ms: int) -> Decision:
     return _begin(machine.with_event("start", "starting", source="flyd"), plans.REVIVE)
 
 
-def stop(machine: Machine, *, source: str, signal: str = "", timeout_s: float = 0.0) -> Decision:
+def stop(machine: Machine, *, source: str, signal: str = "", timeout_s: float = 0.0, reason: str = "") -> Decision:
     """Stop call. What is stopped, or stopping, stays so; what is starting is stopped once it is up."""
     must_exist(machine)
     if machine.state in (states.STOPPED, states.STOPPING, states.CREATED, states.DESTROYING):
@@ -129,7 +130,7 @@ def stop(machine: Machine, *, source: str, signal: str = "", timeout_s: float = 
         return _begin(machine.with_event("stop", "stopping", source=source), plans.SETTLE)
     args = {"signal": signal or machine.config.stop_config.signal, "timeout_s": timeout_s or _stop_timeout(machine)}
     machine = replace(machine, state=states.STOPPING)
-    return _begin(machine.with_event("stop", "stopping", source=source), plans.STOP, args)
+    return _begin(machine.with_event("stop", "stopping", source=source, request=_because(reason)), plans.STOP, args)
 
 
 def park(machine: Machine) -> Decision:
@@ -451,6 +452,10 @@ def cleared(machine: Machine, *, now_ms: int) -> Machine:
 
 def _warned(warnings: tuple[str, ...]) -> Mapping[str, Any] | None:
     return {"warnings": list(warnings)} if warnings else None
+
+
+def _because(reason: str) -> Mapping[str, Any] | None:
+    return {"reason": reason} if reason else None
 
 
 def _stop_timeout(machine: Machine) -> float:

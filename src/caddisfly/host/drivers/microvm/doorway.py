@@ -1,7 +1,8 @@
 """Who may run commands in a guest: whoever has a certificate of its organisation's authority (OpenSSH, Ed25519).
 
 The authority's key is made when the organisation's first microVM starts on this host, and never leaves it. The guest is
-given its public half; the agent makes itself a certificate that holds for some minutes, each time it enters.
+given its public half; the agent makes itself a certificate each time it enters. It holds for a day before and after: a
+guest sets its own clock.
 """
 
 from __future__ import annotations
