@@ -159,6 +159,20 @@ async def test_a_store_over_its_limit_lets_the_longest_unused_go(open_store: Ope
     assert len(stored(store, "layers")) == len(there)
 
 
+@pytest.mark.parametrize("as_disk", [False, True])
+async def test_an_images_disk_counts_as_part_of_it(
+    open_store: OpenStore, registry: FakeRegistry, *, as_disk: bool
+) -> None:
+    store = await open_store(max_images_gb=7 / 1024)
+    image = await start(store, registry.push("one:1", parts("one", megabytes=3)))
+    if as_disk:
+        await store.roots.lay_out("m1", image.layer_dirs, size_mb=32)
+        await store.roots.unmount("m1")
+    await start(store, registry.push("two:1", parts("two", megabytes=3)))
+    there = {line.name.rpartition("/")[2] for line in store.list()}
+    assert there == ({"two:1"} if as_disk else {"one:1", "two:1"})
+
+
 async def test_a_full_disk_lets_unused_images_go_before_it_refuses(
     open_store: OpenStore, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,7 +92,8 @@ class Collector:
         return await self.sweep(images=len(chosen))
 
     def candidates(self) -> list[Candidate]:
-        """All images with the layers of theirs that are here."""
+        """All images with the layers of theirs that are here, and the disk that was made of them for microVMs."""
+        drives = self._roots.drives()
         kept = self.needed() | self._anchored(irreplaceable=True)
         used: dict[str, float] = {}
         for name in self._names.all():
@@ -103,6 +104,9 @@ class Collector:
             with suppress(FileNotFoundError, Problem):
                 image = self._resolver.load(_ANY, digest)
                 layers = {one.diff_id: self._layers.size(one.diff_id) for one in image.layers}
+                names = frozenset(diff_id.removeprefix("sha256:") for diff_id in layers)
+                if size := drives.get(names):
+                    layers[f"disk of {' '.join(sorted(names))}"] = size
             found.append(Candidate(digest, used_at, layers, digest in kept))
         return found
 

@@ -18,7 +18,7 @@ class Candidate:
     digest: str
     used_at: float
     layers: Mapping[str, int]
-    """Bytes on this host by diff_id."""
+    """Bytes on this host by diff_id, and those of the disk that was made of them."""
     kept: bool
 
 

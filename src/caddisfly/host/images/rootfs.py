@@ -142,6 +142,15 @@ class RootFilesystems:
             _dismantle(home, keep=keep)
             raise
 
+    def drives(self) -> dict[frozenset[str], int]:
+        """How many bytes the disks of images take, by the layers that each is made of."""
+        found = {}
+        for note in self._drives.glob("*.json"):
+            drive = note.with_suffix(".erofs")
+            if drive.exists():
+                found[frozenset(json.loads(note.read_bytes()))] = drive.stat().st_blocks * 512
+        return found
+
     def forget_drives(self, layers: Collection[str]) -> int:
         """Delete the disks of images of which a layer is not among these. Returns how many bytes that frees."""
         freed = 0
