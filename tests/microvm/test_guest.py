@@ -212,6 +212,7 @@ def test_files_and_what_is_shown_are_carried_and_a_directory_of_the_host_is_not(
     assert files["files/0"] == b"\0\xff"
     place = files["place"].decode()
     assert "/.fly" not in place
+    assert b"SOCKET=''" in files["settings"], "there is none in it"
     assert "chmod 4755" in place
     assert subprocess.run(["busybox", "sh", "-nc", place], check=False, timeout=10).returncode == 0
 
@@ -272,3 +273,10 @@ def test_an_organization_has_one_authority_and_it_is_not_anothers(tmp_path: Path
     _, certificate = second.pass_for("acme")
     assert certificate.principals == ["root"]
     assert certificate.signing_key == asyncssh.import_public_key(acme["authority"])
+    words = {
+        first.word_of("acme", "1"),
+        second.word_of("acme", "1"),
+        first.word_of("acme", "2"),
+        first.word_of("o", "1"),
+    }
+    assert len(words) == 3, "each guest has its own, and it stays"

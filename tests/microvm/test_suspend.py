@@ -10,7 +10,7 @@ from caddisfly.model.machine import Machine
 from tests.conftest import eventually
 from tests.host.conftest import RunningAgent, Watcher
 from tests.host.paths import assert_path
-from tests.microvm.conftest import BOOT_S
+from tests.microvm.conftest import BOOT_S, knock
 
 ROUNDS = 4
 COUNTS = (
@@ -64,6 +64,7 @@ async def test_a_counter_in_memory_never_goes_back(host: RunningAgent, watcher: 
     asked = await host.shell(machine, "date +%s", timeout_s=60)
     assert abs(int(asked.stdout) - time.time()) < 3
     assert_path(await watcher.until(machine, "started"))
+    assert f'"id": "{machine.id}"' in await knock(host, machine, "GET")
 
 
 async def test_a_connection_between_machines_lives_on(host: RunningAgent, watcher: Watcher) -> None:

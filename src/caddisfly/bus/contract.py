@@ -487,7 +487,7 @@ LIST_VERSIONS = Method("machine.versions", MachineCall, VersionList, 10)
 GRANT_REST = Method("machine.rest.grant", MachineCall, GrantReply, 5)
 """Leave to stop or suspend a Machine that nobody needs, for `GRANT_S`. Whoever wakes it takes that leave away."""
 GRANT_S = 10.0
-LIST_PROCESSES = Method("machine.processes", MachineCall, ProcessList, 10)
+LIST_PROCESSES = Method("machine.processes", MachineCall, ProcessList, 30)
 READ_LOGS = Method("machine.logs", ReadLogs, LogLines, 10)
 WAKE_MACHINE = Method("machine.wake", MachineCall, MachineReply, 30)
 """Starts a Machine if it needs starting and answers once it is `started`. Many callers share one start."""

@@ -1,13 +1,15 @@
-"""What runs inside a Machine, read from /proc of the host (reference machines-api, M13).
+"""What runs inside a Machine, read from a kernel's /proc (reference machines-api, M13).
 
-No program has to exist in the image for it, and none is started. Numbers are those of the Machine's own PID namespace.
+No program has to exist in the image for it. Numbers are those that the Machine's own programs see. `look` reads the
+host's /proc; a driver whose sandboxes have kernels of their own gathers `Traces` there, and `describe` makes the same
+of them. Those may be lies, so a number has a bound, and what is no number is a `ValueError`.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -15,9 +17,14 @@ from typing import Any
 
 _TICK_MS = 1000 // os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_TABLES = (("tcp", "tcp", "0A"), ("tcp6", "tcp", "0A"), ("udp", "udp", "07"), ("udp6", "udp", "07"))
-"""File below /proc/<pid>/net, protocol, and the state in which a socket waits for others."""
+_WAITING = {"tcp": "0A", "tcp6": "0A", "udp": "07", "udp6": "07"}
+"""Files below /proc/<pid>/net, and the state in which their sockets wait for others."""
 _COMMAND_MAX = 4096
+_MOST = (1 << 53) - 1
+"""What every reader of JSON can still tell from the next number."""
+
+Listening = Mapping[int, tuple[str, str]]
+"""By inode: protocol and address of sockets that wait for others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,70 +52,102 @@ class Process:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traces:
+    """What a kernel says of one process, in its own words. `inodes` are those of the sockets that it has open."""
+
+    pid: int
+    stat: str
+    command: bytes
+    directory: str
+    inodes: Iterable[int]
+
+
+def describe(traces: Traces, *, uptime_ms: int, listening: Listening, page: int = _PAGE) -> Process:
+    """`page` is the size of that kernel's pages. Raises `ValueError` and `IndexError` of what no kernel said."""
+    # A name may hold blanks and parentheses: it ends with the last one.
+    head, _, tail = traces.stat.rpartition(")")
+    fields = tail.split()
+    command = traces.command[:_COMMAND_MAX].rstrip(b"\0").replace(b"\0", b" ")
+    return Process(
+        pid=traces.pid,
+        command=command.decode(errors="replace") or head.partition("(")[2],
+        directory=traces.directory,
+        stime_ms=(_count(fields[11]) + _count(fields[12])) * _TICK_MS,
+        age_ms=max(0, uptime_ms - _count(fields[19]) * _TICK_MS),
+        rss=_count(fields[21]) * page,
+        listens=tuple(sorted({listening[inode] for inode in traces.inodes if inode in listening})),
+    )
+
+
+def _count(text: str) -> int:
+    return min(max(0, int(text)), _MOST // _PAGE)
+
+
+def uptime_ms(text: str) -> int:
+    """Of /proc/uptime."""
+    return min(_MOST, int(float(text.split()[0]) * 1000))
+
+
 def look(pids: Iterable[int], proc: Path = Path("/proc")) -> list[Process]:
     """Describe the processes with these numbers of the host, by their inner number. Those that end are left out."""
-    uptime_ms = int(float((proc / "uptime").read_text().split()[0]) * 1000)
+    now_ms = uptime_ms((proc / "uptime").read_text())
     found = []
-    sockets: dict[str, dict[int, tuple[str, str]]] = {}
+    sockets: dict[str, Listening] = {}
     for pid in pids:
+        home = proc / str(pid)
         try:
-            found.append(_look(proc / str(pid), uptime_ms, sockets))
+            namespace = os.readlink(home / "ns" / "net")
+            if namespace not in sockets:
+                sockets[namespace] = _listening(home / "net")
+            found.append(describe(_traces(home), uptime_ms=now_ms, listening=sockets[namespace]))
         except (FileNotFoundError, ProcessLookupError):
             continue
     return sorted(found, key=lambda process: process.pid)
 
 
-def _look(home: Path, uptime_ms: int, sockets: dict[str, dict[int, tuple[str, str]]]) -> Process:
-    # A command may hold blanks and parentheses: what follows the last one is what counts.
-    fields = (home / "stat").read_text().rpartition(")")[2].split()
-    status = (home / "status").read_text()
-    namespace = os.readlink(home / "ns" / "net")
-    if namespace not in sockets:
-        sockets[namespace] = _listening(home)
-    command = (home / "cmdline").read_bytes()[:_COMMAND_MAX].rstrip(b"\0").replace(b"\0", b" ")
-    return Process(
-        pid=_inner(status),
-        command=command.decode(errors="replace") or _member(status, "Name"),
+def _traces(home: Path) -> Traces:
+    return Traces(
+        pid=_inner((home / "status").read_text()),
+        stat=(home / "stat").read_text(),
+        command=(home / "cmdline").read_bytes(),
         directory=os.readlink(home / "cwd"),
-        stime_ms=(int(fields[11]) + int(fields[12])) * _TICK_MS,
-        age_ms=max(0, uptime_ms - int(fields[19]) * _TICK_MS),
-        rss=int((home / "statm").read_text().split()[1]) * _PAGE,
-        listens=_own(home, sockets[namespace]),
+        inodes=_inodes(home / "fd"),
     )
 
 
 def _inner(status: str) -> int:
-    return int(_member(status, "NSpid").split()[-1])
+    return int(next(line.split()[-1] for line in status.splitlines() if line.startswith("NSpid:")))
 
 
-def _member(status: str, name: str) -> str:
-    return next((line.partition(":")[2].strip() for line in status.splitlines() if line.startswith(f"{name}:")), "")
-
-
-def _own(home: Path, listening: dict[int, tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """Which of the namespace's listening sockets this process has open."""
+def _inodes(directory: Path) -> frozenset[int]:
     found = set()
-    for entry in (home / "fd").iterdir():
+    for entry in directory.iterdir():
         try:
             target = os.readlink(entry)
         except FileNotFoundError:
             continue
-        if target.startswith("socket:[") and (where := listening.get(int(target[8:-1]))):
-            found.add(where)
-    return tuple(sorted(found))
+        if target.startswith("socket:["):
+            found.add(int(target[8:-1]))
+    return frozenset(found)
 
 
-def _listening(home: Path) -> dict[int, tuple[str, str]]:
-    """By inode. Protocol and address of every socket of this network namespace that waits for others."""
+def _listening(directory: Path) -> Listening:
+    # Without IPv6 two of them are not there.
+    return listening({path.name: path.read_text() for name in _WAITING if (path := directory / name).exists()})
+
+
+def listening(tables: Mapping[str, str]) -> Listening:
+    """The sockets of a network namespace that wait for others, by its tables of sockets. Lines cut off are left out."""
     found = {}
-    for name, proto, waiting in _TABLES:
-        path = home / "net" / name
-        if not path.exists():  # a kernel without IPv6
-            continue
-        for line in path.read_text().splitlines()[1:]:
+    for name, table in tables.items():
+        for line in table.splitlines()[1:]:
             words = line.split()
-            if words[3] == waiting:
-                found[int(words[9])] = (proto, _address(words[1]))
+            try:
+                if words[3] == _WAITING[name]:
+                    found[int(words[9])] = (name[:3], _address(words[1]))
+            except (ValueError, IndexError):
+                continue
     return found
 
 

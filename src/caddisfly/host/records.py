@@ -11,7 +11,7 @@ from dataclasses import replace
 from caddisfly.bus import contract
 from caddisfly.bus.rpc import Dispatcher
 from caddisfly.host import leases, processes
-from caddisfly.host.drivers.driver import Driver, Sizable, behind
+from caddisfly.host.drivers.driver import Driver, ListsProcesses, Sizable, behind
 from caddisfly.host.journal.journal import Journal
 from caddisfly.host.leases import Leases
 from caddisfly.host.operations import lifecycle
@@ -116,8 +116,11 @@ class Records:
 
     async def processes(self, request: contract.MachineCall) -> contract.ProcessList:
         machine = self._engine.running(request.machine_id)
-        pids = await self._driver.processes(machine.run_id)
-        found = await asyncio.to_thread(processes.look, pids)
+        driver = behind(self._driver, machine.run_id)
+        if isinstance(driver, ListsProcesses):
+            found = await driver.list_processes(machine.run_id)
+        else:
+            found = await asyncio.to_thread(processes.look, await self._driver.processes(machine.run_id))
         return contract.ProcessList(processes=tuple(process.to_wire() for process in found))
 
 

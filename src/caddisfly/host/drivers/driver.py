@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from caddisfly.host.processes import Process
 from caddisfly.model.errors import FailedPrecondition
 from caddisfly.model.machine import Exit
 from caddisfly.model.program import GuestFile, RestartPolicy, StopConfig
@@ -243,7 +244,7 @@ class Driver(Protocol):
     async def stats(self, id: str) -> Stats: ...
 
     async def processes(self, id: str) -> frozenset[int]:
-        """Its processes, by the host's numbers. Raises `Unimplemented` where they have none, as under gVisor."""
+        """Its processes, by the host's numbers. Raises `Unimplemented` where they have none."""
         ...
 
     async def recover(self, id: str) -> Running | Ended | None:
@@ -276,6 +277,13 @@ class TakesDrives(Protocol):
     """Its sandboxes have kernels of their own, which want disks for a root, and no directory."""
 
     takes_drives: bool
+
+
+@runtime_checkable
+class ListsProcesses(Protocol):
+    """Its sandboxes' processes have no numbers of the host: it asks the kernel that has them."""
+
+    async def list_processes(self, id: str) -> list[Process]: ...
 
 
 @runtime_checkable

@@ -6,6 +6,7 @@
     files/N      contents
     seed         what no other guest begins with
     sshd_config, host_key, authority     who may run commands inside
+    word         what the guest says at the passage to the host's sockets
 
 Everything is quoted by `shlex`, so that no value can be more than a value.
 """
@@ -38,16 +39,33 @@ class Addresses:
     mtu: int
 
 
+@dataclass(frozen=True, slots=True)
+class Socket:
+    """One of the host that the guest is to have at `target`: it reaches it `by` an address of its socat's."""
+
+    target: str
+    by: str
+    word: bytes
+
+
 def write(
-    path: Path, sandbox: Sandbox, *, addresses: Addresses | None, doorway: dict[str, bytes], mac: str = ""
+    path: Path,
+    sandbox: Sandbox,
+    *,
+    addresses: Addresses | None,
+    doorway: dict[str, bytes],
+    mac: str = "",
+    socket: Socket | None = None,
 ) -> None:
     """Make the drive. `doorway` are the files by which its sshd knows whom to let in. Holds secrets: root's alone."""
     files = {
-        "settings": _settings(sandbox, addresses, mac),
+        "settings": _settings(sandbox, addresses, mac, socket),
         "seed": secrets.token_bytes(_SEED),
         "enter": _enter(sandbox),
         **doorway,
     }
+    if socket is not None:
+        files["word"] = socket.word
     lines = ["set -e", f"b={_B}"]
     lines += _shown(sandbox, files)
     for number, file in enumerate(sandbox.files):
@@ -73,7 +91,7 @@ def archive(files: Iterable[tuple[str, bytes]]) -> bytes:
     return data + bytes(-len(data) % _SECTOR)
 
 
-def _settings(sandbox: Sandbox, addresses: Addresses | None, mac: str) -> bytes:
+def _settings(sandbox: Sandbox, addresses: Addresses | None, mac: str, socket: Socket | None) -> bytes:
     kept = sandbox.drives is not None and sandbox.drives.kept
     values = {
         "HOSTNAME": sandbox.hostname,
@@ -90,6 +108,8 @@ def _settings(sandbox: Sandbox, addresses: Addresses | None, mac: str) -> bytes:
         "GATEWAY6": addresses.gateway6 if addresses else "",
         "MTU": str(addresses.mtu) if addresses else "",
         "MAC": mac,
+        "SOCKET": socket.target if socket else "",
+        "SOCKET_BY": socket.by if socket else "",
     }
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items()).encode()
 
@@ -120,7 +140,7 @@ def _enter(sandbox: Sandbox) -> bytes:
 
 
 def _shown(sandbox: Sandbox, files: dict[str, bytes]) -> list[str]:
-    """Files of the host under a name inside. They do not become part of the root. Directories cannot be shown."""
+    """Files of the host under a name inside, which do not become part of the root. Of directories see passage.py."""
     lines = []
     for number, bind in enumerate(bind for bind in sandbox.binds if bind.source.is_file()):
         name = f"shown/{number}"

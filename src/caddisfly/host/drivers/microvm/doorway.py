@@ -8,6 +8,7 @@ guest sets its own clock.
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,15 @@ class Authorities:
         )
         return key, certificate
 
+    def word_of(self, organization: str, id: str) -> str:
+        """What only this guest can say of itself, the same after a reboot, for what is resumed then."""
+        return hmac.new(self._key_file(organization).read_bytes(), f"word of {id}".encode(), "sha256").hexdigest()
+
     def _authority(self, organization: str) -> asyncssh.SSHKey:
+        return asyncssh.read_private_key(str(self._key_file(organization)))
+
+    def _key_file(self, organization: str) -> Path:
+        """Made when there is none."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = self.directory / hashlib.sha256(organization.encode()).hexdigest()[:32]
         if not path.exists():
@@ -78,4 +87,4 @@ class Authorities:
                 pass
             finally:
                 draft.unlink()
-        return asyncssh.read_private_key(str(path))
+        return path

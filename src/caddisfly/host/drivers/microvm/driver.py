@@ -13,12 +13,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import secrets
 import shutil
 import signal
 import time
-from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
 from socket import socket
@@ -36,16 +34,18 @@ from caddisfly.host.drivers.driver import (
     Stats,
     Unusable,
 )
-from caddisfly.host.drivers.microvm import config, holder, link, memory, probe, status, witness
+from caddisfly.host.drivers.microvm import config, holder, link, memory, probe, processes, status, witness
 from caddisfly.host.drivers.microvm.doorway import Authorities
 from caddisfly.host.drivers.microvm.exec import Entrance
 from caddisfly.host.drivers.microvm.holder import Holder
 from caddisfly.host.drivers.microvm.kernel import GUEST
 from caddisfly.host.drivers.microvm.parts import Parts
+from caddisfly.host.drivers.microvm.passage import Passages
 from caddisfly.host.drivers.microvm.templates import Templates
-from caddisfly.host.drivers.microvm.vmm import GOING, Balloons, Drive, Launch, Spec, Vmm
+from caddisfly.host.drivers.microvm.vmm import GOING, Balloons, Drive, Launch, Spec, Vmm, user_of
 from caddisfly.host.drivers.oci.cgroups import ControlGroups
-from caddisfly.host.drivers.oci.conmon import Shim, gone
+from caddisfly.host.drivers.oci.conmon import Shim, gone, unless_gone
+from caddisfly.host.processes import Process
 from caddisfly.model.errors import DeadlineExceeded, FailedPrecondition, Internal, Problem, Unavailable, Unimplemented
 from caddisfly.model.machine import Exit
 
@@ -55,9 +55,6 @@ ABILITIES = frozenset({"programs", "pause", "suspend"})
 _OVERHEAD_MB = 192
 """What a VMM needs beside its guest's memory: QEMU's translated code is 64 of it."""
 _VMM_PIDS = 64
-_UIDS = 2_000_000_000
-"""Users of VMMs begin here: beyond what distributions, directories and user namespaces give out."""
-_UID_COUNT = 100_000_000
 _LOOK_S = 0.02
 _FREEZE_LOOK_S = 0.002
 _BALLOON_S, _FORGET_S = 10.0, 2.5
@@ -92,6 +89,7 @@ class MicrovmDriver:
         self._authorities = Authorities(data_dir / "authorities")
         self._templates = Templates(data_dir / "templates", vmm)
         self._entrances: dict[str, Entrance] = {}
+        self._passages = Passages(self._authorities)
         self._needed: set[str] = set()
         """Sandboxes that were to be suspended, when somebody came who needs them."""
         self.name = f"microvm/{vmm.name}"
@@ -131,6 +129,7 @@ class MicrovmDriver:
         template = None
         try:
             spec = replace(await asyncio.to_thread(self._prepare, sandbox), saved=saved)
+            await self._passages.open(sandbox.id, self._machines / sandbox.id)
             if saved is None:
                 template = self._templates.find(spec, sandbox.organization)
                 halts = template is None and self._templates.wanted(spec, sandbox.organization)
@@ -169,7 +168,7 @@ class MicrovmDriver:
             for descriptor in launch.descriptors:
                 os.close(descriptor)
             launch = replace(launch, descriptors=())
-            if not await _unless_gone(pid, self._come_up(spec, sandbox.organization)):
+            if not await unless_gone(pid, self._come_up(spec, sandbox.organization)):
                 raise _not_booted(self._said(shim, launch))
             if spec.saved is None:
                 await self._program_started(shim, launch)
@@ -247,6 +246,7 @@ class MicrovmDriver:
             addresses=card.addresses if card else None,
             doorway=self._authorities.files(sandbox.organization),
             mac=card.tap.mac if card else "",
+            socket=self._passages.plan(sandbox, directory) if card else None,
         )
         drives = [
             Drive(role="image", path=sandbox.drives.image),
@@ -267,7 +267,7 @@ class MicrovmDriver:
             memory_mb=sandbox.limits.memory_mb,
             drives=tuple(drives),
             tap=card.tap if card else None,
-            uid=_uid(sandbox.id),
+            uid=user_of(sandbox.id),
             terminal=sandbox.tty,
         )
 
@@ -418,6 +418,7 @@ class MicrovmDriver:
         """Let go of all guests, as the end of this process would."""
         for id in list(self._entrances):
             await self._leave(id)
+        await self._passages.close()
 
     async def _leave(self, id: str) -> None:
         if entrance := self._entrances.pop(id, None):
@@ -428,9 +429,11 @@ class MicrovmDriver:
         return replace(self._groups.stats(id), oom_kills=int(oom))
 
     async def processes(self, id: str) -> frozenset[int]:
-        raise Unimplemented(
-            "the processes of this machine cannot be listed", why="its own kernel keeps them", next="exec ps"
-        )
+        raise Unimplemented("a microVM's processes have no numbers of the host", why="its own kernel keeps them")
+
+    async def list_processes(self, id: str) -> list[Process]:
+        self._running(id)
+        return await processes.look(self._entrance(id))
 
     async def recover(self, id: str) -> Running | Ended | None:
         shim = self._shim(id)
@@ -442,11 +445,13 @@ class MicrovmDriver:
             return None
         if shim.exit_code() is not None or shim.own_pid() is None:
             return Ended(await self._ended(shim))
+        await self._passages.open(id, shim.directory)
         return Running(pid)
 
     async def destroy(self, id: str) -> None:
         shim = self._shim(id)
         await self._leave(id)
+        await self._passages.shut(id)
         await self.kill(id)
         pid = shim.own_pid()
         if pid is not None:
@@ -478,28 +483,6 @@ class MicrovmDriver:
 
 class _Refused(Unavailable):
     """The guest came up, and says why it does not run its program."""
-
-
-async def _unless_gone(pid: int, work: Coroutine[None, None, None]) -> bool:
-    """Whether it was done. conmon keeps a VMM's sockets open, so who waits for an answer there would wait in vain."""
-    doing, end = asyncio.create_task(work), asyncio.create_task(gone(pid))
-    try:
-        await asyncio.wait((doing, end), return_when=asyncio.FIRST_COMPLETED)
-        if doing.done():
-            doing.result()
-            return True
-        return False
-    finally:
-        doing.cancel()
-        end.cancel()
-        await asyncio.gather(doing, end, return_exceptions=True)
-
-
-def _uid(id: str) -> int:
-    """Of nobody else: an incarnation's number is never used twice on a host."""
-    digits = id.rpartition("-")[2]
-    number = int(digits, 16) if re.fullmatch(r"[0-9a-f]{1,8}", digits) else 0
-    return _UIDS + number % _UID_COUNT
 
 
 def _not_booted(why: str) -> Problem:

@@ -58,12 +58,7 @@ class Entrance:
         line = f"/enter {group} {shlex.join(command.argv)}; code=$?; rmdir {group} 2>/dev/null; exit $code"
         try:
             async with asyncio.timeout(command.timeout_s):
-                process = await connection.create_process(line, encoding=None)
-                # Its own `close` waits for the command to end, which is what may never happen.
-                out, err, _ = await asyncio.gather(
-                    _bounded(process.stdout), _bounded(process.stderr), _feed(process.stdin, command.stdin)
-                )
-                done = await process.wait()
+                code, out, err = await _run(connection, line, command.stdin)
         except TimeoutError as error:
             await self._end(connection, group)
             raise DeadlineExceeded(
@@ -75,10 +70,18 @@ class Entrance:
             if isinstance(error, (asyncssh.Error, OSError)):
                 raise Unavailable("the microVM let go of a command", why=str(error)) from error
             raise
-        code = done.exit_status if done.exit_status is not None else 255
         if code in (126, 127) and err.startswith(_NOT_RUN):
             raise InvalidArgument(f"cannot run {command.argv[0]!r}", why=err.decode(errors="replace").strip()[-500:])
         return CommandResult(exit_code=code, stdout=out, stderr=err)
+
+    async def ask(self, line: str, stdin: bytes, *, timeout_s: float) -> bytes:
+        """What a line of ours prints, which is run as the guest's root and not where the Machine's program runs."""
+        connection = await self._connected()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return (await _run(connection, line, stdin))[1]
+        except (asyncssh.Error, OSError) as error:
+            raise Unavailable("the microVM does not answer", why=str(error) or "in time") from error
 
     async def attach(self, wanted: Attach) -> GuestSession:
         """Begin it. Raises `InvalidArgument` for a program, or a shell, that is not there."""
@@ -200,6 +203,15 @@ async def _skip(stream: socket, mark: bytes) -> None:
             raise OSError("it does not say the word")
         if len(data) < len(mark):
             await asyncio.sleep(_LOOK_S)
+
+
+async def _run(connection: asyncssh.SSHClientConnection, line: str, stdin: bytes) -> tuple[int, bytes, bytes]:
+    """Its exit code and both outputs."""
+    process = await connection.create_process(line, encoding=None)
+    # Its own `close` waits for the command to end, which is what may never happen.
+    out, err, _ = await asyncio.gather(_bounded(process.stdout), _bounded(process.stderr), _feed(process.stdin, stdin))
+    status = (await process.wait()).exit_status
+    return status if status is not None else 255, out, err
 
 
 async def _bounded(stream: asyncssh.SSHReader[bytes]) -> bytes:

@@ -8,6 +8,9 @@ before the addresses are taken off until the namespace is gone.
 
     host  cfm1a ═══ eth0 ─ br0 ─ tap0 ═══ guest's eth0
                     └── the Machine's namespace ──┘
+
+The bridge has a link-local address, `NEAR`, at which the agent shows the guest sockets of the host (passage.py). Nobody
+routes to such addresses; what is on the link is the guest and the host itself.
 """
 
 from __future__ import annotations
@@ -27,9 +30,19 @@ from caddisfly.host.drivers.microvm.config import Addresses
 from caddisfly.host.drivers.microvm.vmm import Tap
 from caddisfly.host.network import namespace
 from caddisfly.host.network.network import BRIDGE
+from caddisfly.host.reception import QUEUE
 from caddisfly.model.errors import Internal, Unavailable
 
 TAP = "tap0"
+NEAR, NEAR_PORT = "fe80::2", 80
+_NEAR_SETTINGS = {
+    "accept_ra": "0",
+    "accept_dad": "0",
+    "accept_redirects": "0",
+    "addr_gen_mode": "1",
+    "disable_ipv6": "0",
+}
+"""Of IPv6 on the bridge. `addr_gen_mode` 1 is no address but those it is given."""
 _LINK = "eth0"
 _TUNSETIFF, _TUNSETPERSIST, _TUNSETOWNER = 0x400454CA, 0x400454CB, 0x400454CC
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x2, 0x1000, 0x4000
@@ -74,6 +87,23 @@ def join(netns: Path, *, id: str) -> Card:
     except (OSError, subprocess.SubprocessError, KeyError, ValueError, StopIteration) as error:
         raise Unavailable("a microVM cannot be connected", why=repr(error), next="caddis doctor") from error
     return Card(Tap(netns=netns, name=TAP, mac=mac, mtu=addresses.mtu), addresses)
+
+
+def listen_near(netns: Path) -> socket.socket:
+    """Where only this Machine's guest, and this host, can connect to. Raises `OSError`. Blocks."""
+
+    def run() -> socket.socket:
+        listening = socket.socket(socket.AF_INET6)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind((NEAR, NEAR_PORT, 0, socket.if_nametoindex(BRIDGE)))
+            listening.listen(QUEUE)
+        except OSError:
+            listening.close()
+            raise
+        return listening
+
+    return namespace.inside(netns, run)
 
 
 def open_tap(netns: Path, name: str = TAP) -> int:
@@ -128,8 +158,10 @@ def _join(mac: str) -> _Had:
         # A bridge keeps for itself what is sent to the address of one of its own ends.
         f"link set {_LINK} address {mac} master {BRIDGE}",
         f"link set {_LINK} type bridge_slave learning off",
-        f"link set {BRIDGE} up",
     )
+    for name, value in _NEAR_SETTINGS.items():
+        Path(f"/proc/sys/net/ipv6/conf/{BRIDGE}/{name}").write_text(value)
+    _ip(f"link set {BRIDGE} up", f"addr replace {NEAR}/64 dev {BRIDGE} nodad")
     return had
 
 

@@ -18,6 +18,7 @@ only one way out. What the VMM itself has to say must go elsewhere: it is not th
 
 from __future__ import annotations
 
+import re
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,10 @@ from caddisfly.host.drivers.driver import Fingerprint
 
 GOING = "going"
 """A file in a machine's directory, made before what was saved is let go on: from then on it may have run."""
+
+_UIDS = 2_000_000_000
+"""Users of VMMs begin here: beyond what distributions, directories and user namespaces give out."""
+_UID_COUNT = 100_000_000
 
 Role = Literal["image", "tools", "config", "status", "scratch", "swap"]
 """What a drive is for. The guest is told on its command line which disk, vda first, has which role."""
@@ -151,3 +156,10 @@ class Clones(Protocol):
     async def halted(self, directory: Path) -> None:
         """Return once a guest that `halts` stands still; `resume` lets it go on. Raises `Unavailable`."""
         ...
+
+
+def user_of(id: str) -> int:
+    """Whose process a sandbox's is. Nobody else's: an incarnation's number is never used twice on a host."""
+    digits = id.rpartition("-")[2]
+    number = int(digits, 16) if re.fullmatch(r"[0-9a-f]{1,8}", digits) else 0
+    return _UIDS + number % _UID_COUNT

@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import subprocess
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -167,6 +168,24 @@ async def gone(pid: int) -> None:
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
+
+
+async def unless_gone(pid: int, work: Coroutine[None, None, None]) -> bool:
+    """Whether it was done before the process ended.
+
+    conmon keeps the sockets open that a process inherits, so who waits for an answer there would wait in vain.
+    """
+    doing, end = asyncio.create_task(work), asyncio.create_task(gone(pid))
+    try:
+        await asyncio.wait((doing, end), return_when=asyncio.FIRST_COMPLETED)
+        if doing.done():
+            doing.result()
+            return True
+        return False
+    finally:
+        doing.cancel()
+        end.cancel()
+        await asyncio.gather(doing, end, return_exceptions=True)
 
 
 def _number(path: Path) -> int | None:
